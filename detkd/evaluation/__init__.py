@@ -1,0 +1,3 @@
+"""Evaluation with COCO's numbers, and comparison of detectors."""
+
+from __future__ import annotations

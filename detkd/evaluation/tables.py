@@ -1,0 +1,156 @@
+"""Results as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from detkd.evaluation.metrics import CLASS_NAMES, Metrics
+
+if TYPE_CHECKING:
+    from detkd.evaluation.compare import Comparison, Row
+
+__all__ = [
+    "COST_COLUMNS",
+    "comparison_view",
+    "cost_cells",
+    "format_points",
+    "metrics_table",
+    "per_class_table",
+    "signed_points",
+]
+
+COST_COLUMNS = ("parameters", "GFLOPs", "MB", "latency ms", "head")
+
+Result = tuple[str, Metrics, Mapping[str, Any] | None]
+"""Name, numbers, cost as `Cost.to_dict()` gives it or None."""
+
+
+def format_points(value: float | None) -> str:
+    """Return points with two decimals (more is noise of the file format), "n/a" for None."""
+    return "n/a" if value is None else f"{value:.2f}"
+
+
+def signed_points(value: float | None) -> str:
+    """Return a difference in points with its sign, "n/a" for None."""
+    if value is None:
+        return "n/a"
+    text = f"{value:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text
+
+
+def cost_cells(cost: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return the texts of `COST_COLUMNS`; "-" for what was not measured. Latency is the median, NMS counted."""
+    values = cost or {}
+
+    def show(key: str, pattern: str) -> str:
+        value = values.get(key)
+        return "-" if value is None else pattern.format(value)
+
+    return (
+        _count(values.get("params")),
+        show("gflops", "{:.2f}"),
+        show("size_mb", "{:.1f}"),
+        show("latency_ms", "{:.1f}"),
+        show("head", "{}"),
+    )
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"
+
+
+def metrics_table(results: Iterable[Result], *, title: str = "COCO evaluation (points)") -> Table:
+    """Return one line per detector: cost where any is known, then AP, AP50, AP75, sizes and AR100.
+
+    Args:
+        results: Name, numbers and cost (or None) of each detector; the head is named from the cost, else the protocol.
+        title: Heading of the table.
+    """
+    rows = list(results)
+    with_cost = any(cost for _, _, cost in rows)
+    shown = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100")
+    table = Table(title=title, caption=_latency_caption(rows) if with_cost else None)
+    table.add_column("detector")
+    for name in COST_COLUMNS if with_cost else ("head",):
+        table.add_column(name, justify="left" if name == "head" else "right")
+    for name in shown:
+        table.add_column(name.replace("_", " "), justify="right")
+    for name, metrics, cost in rows:
+        cells = list(cost_cells(cost))
+        if cells[-1] == "-":
+            cells[-1] = str((metrics.protocol.get("settings") or {}).get("head", "-"))
+        before = cells if with_cost else cells[-1:]
+        table.add_row(_plain(name), *map(Text, before), *(format_points(getattr(metrics, key)) for key in shown))
+    return table
+
+
+def _latency_caption(rows: Sequence[Result]) -> str:
+    devices = sorted({str(cost["device"]) for _, _, cost in rows if cost and cost.get("device")})
+    return "latency: median of batch 1, NMS counted" + (f", on {', '.join(devices)}" if devices else "")
+
+
+def per_class_table(results: Iterable[Result], *, title: str = "per class (points)") -> Table:
+    """Return one line per class: labelled objects, images, then AP, AP50, AP75 and AR100 of every detector.
+
+    Args:
+        results: As for `metrics_table`; all on the same classes.
+        title: Heading of the table.
+    """
+    rows = list(results)
+    table = Table(title=title)
+    table.add_column("class")
+    table.add_column("objects", justify="right")
+    table.add_column("images", justify="right")
+    for name, _, _ in rows:
+        for key in CLASS_NAMES:
+            table.add_column(_plain(f"{name} {key}" if len(rows) > 1 else key), justify="right")
+    for name, numbers in rows[0][1].per_class.items() if rows else ():
+        cells = [format_points(getattr(m.per_class[name], key)) for _, m, _ in rows for key in CLASS_NAMES]
+        table.add_row(_plain(name), str(numbers.objects), str(numbers.images), *cells)
+    return table
+
+
+def comparison_view(comparison: Comparison) -> RenderableType:
+    """Return the comparison as tables (overall, per class, cost) with its notes below."""
+    overall = _side_table(comparison, [r for r in comparison.rows if r.class_name is None], "overall (points)")
+    classes = [r for r in comparison.rows if r.class_name is not None and r.metric in ("AP", "AP50")]
+    parts: list[RenderableType] = [overall, _side_table(comparison, classes, "per class (points)")]
+    if any(entry.cost for entry in comparison.entries):
+        parts.append(metrics_table([(e.name, e.metrics, e.cost) for e in comparison.entries], title="cost"))
+    styles = {"differs": ("not alike: ", "bold red"), "warning": ("warning: ", "yellow"), "info": ("", "dim")}
+    parts += [Text(styles[note.level][0] + note.text, style=styles[note.level][1]) for note in comparison.notes]
+    return Group(*parts)
+
+
+def _side_table(comparison: Comparison, rows: Sequence[Row], title: str) -> Table:
+    table = Table(title=title)
+    table.add_column("number")
+    table.add_column("objects", justify="right")
+    for entry in (comparison.before, comparison.after):
+        table.add_column(_plain(entry.name), justify="right")
+    table.add_column("difference", justify="right")
+    if comparison.teacher:
+        table.add_column(_plain(comparison.teacher.name), justify="right")
+        table.add_column("gap closed", justify="right")
+    for row in rows:
+        style = "" if not row.delta or abs(row.delta) < 0.005 else "green" if row.delta > 0 else "red"
+        cells: list[str | Text] = [format_points(row.before), format_points(row.after)]
+        cells.append(Text(signed_points(row.delta), style=style))
+        if comparison.teacher:
+            share = "-" if row.gap_closed is None else f"{row.gap_closed:.0%}"
+            cells += [format_points(row.teacher), share]
+        label = row.metric.replace("_", " ") if row.class_name is None else f"{row.class_name} {row.metric}"
+        table.add_row(_plain(label), str(row.objects), *cells)
+    return table
+
+
+def _plain(text: str) -> Text:
+    """Text that rich does not read as markup, whatever a class or file is called."""
+    return Text(text)

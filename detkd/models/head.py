@@ -1,0 +1,136 @@
+"""The only file that knows what an Ultralytics detector returns.
+
+In training mode a Detect head returns `{"boxes", "scores", "feats"}`, or two of them under "one2many" and "one2one".
+`boxes` are raw distances (or distribution logits) to the four sides, `scores` raw class logits, both (B, channels, A).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import detkd.environment
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules.block import RepVGGDW
+from ultralytics.nn.modules.conv import Conv, Conv2, ConvTranspose, RepConv
+from ultralytics.nn.modules.head import Detect
+from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
+from ultralytics.utils.tal import dist2bbox, make_anchors
+from ultralytics.utils.torch_utils import fuse_conv_and_bn, fuse_deconv_and_bn
+
+from detkd.types import Assignment, Branch, HeadOutput, View
+
+__all__ = [
+    "AssignmentRecorder",
+    "fold_batchnorm",
+    "has_one2many",
+    "has_one2one",
+    "native_weights",
+    "raw_outputs",
+    "read_view",
+]
+
+
+def has_one2one(head: Detect) -> bool:
+    """Return whether the detector has an NMS-free head."""
+    return getattr(head, "one2one_cv2", None) is not None
+
+
+def has_one2many(head: Detect) -> bool:
+    """Return whether the detector still has its one-to-many head (fusing for NMS-free use removes it)."""
+    return head.cv2 is not None
+
+
+def raw_outputs(model: nn.Module, images: Tensor) -> dict[str, Any]:
+    """Run a frozen detector up to its raw head outputs: no decoding, no top-k, no batch statistics.
+
+    Only the head's own flag is switched to training, which selects the output format; its layers stay in eval mode.
+    """
+    head: Any = model.model[-1]  # type: ignore[index]
+    before = head.training
+    head.training = True
+    try:
+        outputs: dict[str, Any] = model.predict(images)  # type: ignore[operator]
+    finally:
+        head.training = before
+    return outputs
+
+
+def read_view(outputs: dict[str, Any], head: Detect) -> View:
+    """Translate raw training outputs into a `View` on the model's own anchors."""
+    by_branch = outputs if "one2many" in outputs else {"one2many": outputs}
+    present = {branch: raw for branch, raw in by_branch.items() if raw}
+    feats = next(iter(present.values()))["feats"]
+    anchor_points, strides = make_anchors(feats, head.stride, 0.5)
+    heads = {branch: _head_output(raw, head, anchor_points, strides) for branch, raw in present.items()}
+    height, width = (int(cells * float(head.stride[0])) for cells in feats[0].shape[2:])
+    return View(heads, anchor_points, strides, (height, width), tuple(feats))
+
+
+def _head_output(raw: dict[str, Tensor], head: Detect, anchor_points: Tensor, strides: Tensor) -> HeadOutput:
+    logits = raw["scores"].permute(0, 2, 1).float()  # (B, A, C)
+    boxes = raw["boxes"].permute(0, 2, 1).float()  # (B, A, 4R)
+    dist = None
+    if head.reg_max > 1:
+        dist = boxes.unflatten(-1, (4, head.reg_max))  # (B, A, 4, R)
+        bins = torch.arange(head.reg_max, dtype=boxes.dtype, device=boxes.device)
+        boxes = dist.softmax(-1) @ bins
+    return HeadOutput(logits, dist2bbox(boxes, anchor_points, xywh=False) * strides, boxes, dist)
+
+
+class AssignmentRecorder:
+    """Keeps what the label assigner of each head decided in the last forward pass."""
+
+    def __init__(self, criterion: E2ELoss | v8DetectionLoss) -> None:
+        self._last: dict[Branch, Assignment] = {}
+        parts: dict[Branch, v8DetectionLoss] = (
+            {"one2many": criterion.one2many, "one2one": criterion.one2one}
+            if isinstance(criterion, E2ELoss)
+            else {"one2many": criterion}
+        )
+        for branch, part in parts.items():
+            part.assigner.register_forward_hook(partial(self._keep, branch))
+
+    def _keep(self, branch: Branch, _module: nn.Module, _inputs: Any, outputs: tuple[Tensor, ...]) -> None:
+        _, boxes, scores, foreground, _ = outputs
+        self._last[branch] = Assignment(foreground.bool(), scores.float(), boxes.float())
+
+    def take(self) -> dict[Branch, Assignment]:
+        """Return the assignments since the last call and forget them."""
+        taken, self._last = self._last, {}
+        return taken
+
+
+def native_weights(criterion: E2ELoss | v8DetectionLoss) -> dict[Branch, float]:
+    """Return how much each head counts in the detection loss at this moment."""
+    if isinstance(criterion, E2ELoss):
+        return {"one2many": float(criterion.o2m), "one2one": float(criterion.o2o)}
+    return {"one2many": 1.0}
+
+
+def fold_batchnorm(model: nn.Module) -> nn.Module:
+    """Fold batch normalisation into the convolutions of a frozen detector, in place, keeping both heads.
+
+    Ultralytics' own `fuse()` also removes the head that the default settings don't deploy.
+    """
+    for module in model.modules():
+        m: Any = module
+        if isinstance(m, RepConv):
+            m.fuse_convs()
+            m.forward = m.forward_fuse
+        elif isinstance(m, RepVGGDW):
+            m.fuse()
+            m.forward = m.forward_fuse
+        elif isinstance(m, Conv) and hasattr(m, "bn"):
+            if isinstance(m, Conv2):
+                m.fuse_convs()
+            m.conv = fuse_conv_and_bn(m.conv, m.bn)
+            del m.bn
+            m.forward = m.forward_fuse
+        elif isinstance(m, ConvTranspose) and hasattr(m, "bn"):
+            m.conv_transpose = fuse_deconv_and_bn(m.conv_transpose, m.bn)
+            del m.bn
+            m.forward = m.forward_fuse
+    return model

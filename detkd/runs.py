@@ -1,0 +1,131 @@
+"""Run folders: what was done, with what, by which versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detkd.errors import ConfigError
+from detkd.io import read_json, write_json, write_text
+
+__all__ = ["environment_record", "finish_run", "git_commit", "new_folder", "open_run", "start_run"]
+
+_PACKAGES = (
+    "detkd", "torch", "torchvision", "ultralytics", "numpy", "opencv-python", "albumentations", "pycocotools",
+    "hotcoco", "hydra-core", "onnxruntime", "openvino",
+)  # fmt: skip
+
+
+def environment_record() -> dict[str, Any]:
+    """Return versions, machine and commit, as JSON values."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "versions": versions,
+        "commit": git_commit(Path(__file__).resolve().parents[1]),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def git_commit(folder: Path) -> str | None:
+    """Return the commit of a checkout, with `+` when it has changes, or None outside of one."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def new_folder(out: str | Path | None, verb: str) -> Path:
+    """Return the run folder: `out` as given, else the next free `runs/<verb>`, `runs/<verb>-2`, ...
+
+    Raises:
+        ConfigError: If it can't be created or written.
+    """
+    if out is None:
+        number = 1
+        while (folder := Path("runs") / (verb if number == 1 else f"{verb}-{number}")).exists():
+            number += 1
+    else:
+        folder = Path(out).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".detkd-write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as err:
+        reason = err.strerror or str(err)
+        raise ConfigError(f"out: can't write to {folder} ({reason}); choose a writable folder with out=...") from err
+    return folder.resolve()
+
+
+def start_run(folder: Path, verb: str, config: Mapping[str, Any]) -> None:
+    """Write `config.yaml` and `run.json` before anything else happens."""
+    write_text(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    record = {
+        "schema": 1,
+        "verb": verb,
+        "status": "running",
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "seed": config.get("seed"),
+        "environment": environment_record(),
+    }
+    write_json(folder / "run.json", record)
+
+
+def finish_run(folder: Path, **facts: Any) -> None:
+    """Add facts to `run.json` and mark the run as done."""
+    record = read_json(folder / "run.json")
+    record.update(facts, status="done", finished=datetime.now(UTC).isoformat(timespec="seconds"))
+    write_json(folder / "run.json", record)
+
+
+def open_run(path: str | Path, verb: str) -> Path:
+    """Return an existing run folder of the given verb, to resume it.
+
+    Raises:
+        ConfigError: If it is no run folder, of another verb, or finished.
+    """
+    folder = Path(path).expanduser().resolve()
+    if not (folder / "run.json").is_file() or not (folder / "config.yaml").is_file():
+        raise ConfigError(f"resume: {folder} is no run folder (run.json and config.yaml are missing); name runs/<name>")
+    record = read_json(folder / "run.json")
+    if record.get("verb") != verb:
+        raise ConfigError(
+            f"resume: {folder} is a {record.get('verb')} run; use detkd {record.get('verb')} resume={path}"
+        )
+    if record.get("status") == "done":
+        raise ConfigError(f"resume: {folder} is finished; its results are in metrics.json")
+    return folder

@@ -1,0 +1,266 @@
+"""What several verbs do alike: data, arguments, training, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from detkd.config import build
+from detkd.data.coco import to_coco
+from detkd.data.load import load_data, summary_table, write_report
+from detkd.data.records import DataSpec, DetectionSet
+from detkd.data.toy import draw_toy
+from detkd.errors import ConfigError
+from detkd.evaluation.coco import evaluate_detections
+from detkd.evaluation.metrics import Metrics
+from detkd.io import read_json, write_json
+from detkd.progress import console
+
+__all__ = [
+    "Trained",
+    "albumentations_list",
+    "evaluate_weights",
+    "get_data",
+    "named_split",
+    "pick_device",
+    "report_set",
+    "split_of",
+    "train_once",
+    "ultralytics_arguments",
+]
+
+
+def pick_device(value: object) -> str:
+    """Return the device as Ultralytics writes it; `auto` takes the first GPU, else the CPU.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    import torch
+
+    text = str(value).strip().lower()
+    count = torch.cuda.device_count()
+    if text == "auto":
+        return "0" if count else "cpu"
+    if text in {"cpu", "mps"}:
+        if text == "mps" and not torch.backends.mps.is_available():
+            raise ConfigError("device: this machine has no MPS device; use device=cpu")
+        return text
+    indices = [part.strip() for part in text.removeprefix("cuda:").strip("[]").split(",")]
+    if not all(part.isdigit() for part in indices):
+        raise ConfigError(f"device: must be auto, cpu, mps or GPU numbers such as 0 or 0,1, got {value!r}")
+    missing = [part for part in indices if int(part) >= count]
+    if missing:
+        raise ConfigError(
+            f"device: no GPU {', '.join(missing)}, this machine has {count}; use device=cpu or device=auto"
+        )
+    if len(indices) > 1:
+        raise ConfigError(
+            f"device: training on several devices is not supported yet, got {value!r}; name one, e.g. device=0"
+        )
+    return indices[0]
+
+
+def get_data(node: Mapping[str, Any], folder: Path | None = None) -> DataSpec:
+    """Load the data a config describes, drawing the toy set where that is asked for, and print a summary.
+
+    Args:
+        node: The `data` group.
+        folder: Run folder for the report of what was skipped; None writes none.
+    """
+    from detkd.models.datasets import ultralytics_dataset
+
+    source = {key: value for key, value in node.items() if key != "train_images"}
+    if source.get("format") == "toy":
+        drawn = draw_toy(
+            source["path"],
+            images=source["images"],
+            size=source["size"],
+            difficulty=source["difficulty"],
+            seed=source["seed"],
+        )
+        source = {"name": source["name"], "format": "coco", "path": str(drawn), "on_bad": source.get("on_bad", "error")}
+    spec = load_data(source, on_bad=str(source.get("on_bad") or "error"), resolver=ultralytics_dataset)
+    console.print(summary_table(spec))
+    for note in spec.notes:
+        console.print(f"[dim]{note}[/dim]")
+    if folder is not None:
+        write_report(spec, folder)
+    return spec
+
+
+def split_of(spec: DataSpec, *names: str, key: str) -> DetectionSet:
+    """Return the first split that exists.
+
+    Raises:
+        ConfigError: If none does.
+    """
+    for name in names:
+        if name in spec.splits:
+            return spec.splits[name]
+    raise ConfigError(
+        f"{key}: the data has no {' or '.join(names)} split, only {', '.join(spec.splits)}; see docs/data.md"
+    )
+
+
+def named_split(spec: DataSpec, name: object) -> DetectionSet:
+    """Return the split a user asked for; where test is asked for and missing, val."""
+    wanted = str(name or "test")
+    return split_of(spec, *(("test", "val") if wanted == "test" else (wanted,)), key="split")
+
+
+def report_set(spec: DataSpec, checkpoint: str) -> DetectionSet:
+    """Return the split that results are reported on: test where there is one, else val.
+
+    Raises:
+        ConfigError: If the checkpoint was chosen on that split.
+    """
+    chosen = split_of(spec, "test", "val", key="data")
+    if checkpoint == "best" and chosen.split == "val":
+        raise ConfigError(
+            "checkpoint: best was chosen on val, which would also be reported; add a test split or use checkpoint=last"
+        )
+    return chosen
+
+
+def albumentations_list(node: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Build the `augment` group and return it in Albumentations' own serialised form."""
+    import albumentations as A
+
+    transforms = (node or {}).get("transforms") or []
+    return [A.to_dict(build(item, allow=("albumentations.",), key="augment.transforms")) for item in transforms]
+
+
+_OURS = {"epochs", "imgsz", "batch", "seed", "device", "nms", "model", "data", "resume", "augmentations", "workers"}
+_FIXED = {"task", "mode", "save_dir", "exist_ok", "project", "name", "distill_model", "dis", "pretrained"}
+
+
+def ultralytics_arguments(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Translate a training config to Ultralytics' arguments.
+
+    Raises:
+        ConfigError: For keys of `trainer` that Ultralytics does not know or that break a matched comparison.
+    """
+    from detkd.training.arguments import explain_unknown
+
+    extra = {k: v for k, v in dict(config.get("trainer") or {}).items() if v is not None}
+    for key in extra:
+        if key in _OURS:
+            raise ConfigError(
+                f"trainer.{key}: set {'augment' if key == 'augmentations' else key} at the top level instead"
+            )
+        if key in _FIXED:
+            raise ConfigError(f"trainer.{key}: is decided by detkd; leave it out")
+        if problem := explain_unknown(key):
+            raise ConfigError(f"trainer.{key}: {problem}")
+    if extra.get("cache") == "disk":
+        raise ConfigError("trainer.cache: disk writes .npy files beside your images; use ram or false")
+    if extra.get("multi_scale"):
+        raise ConfigError(
+            "trainer.multi_scale: changes the image size from batch to batch; use trainer.scale for size variety"
+        )
+    batch = int(config["batch"])
+    return {
+        "task": "detect",
+        "mode": "train",
+        "model": "student",
+        "data": "records",
+        "plots": False,
+        "verbose": False,
+        "nbs": batch,  # one weight update per batch: small runs stay on the floor with Ultralytics' 64
+        **extra,
+        "epochs": int(config["epochs"]),
+        "imgsz": int(config["imgsz"]),
+        "batch": batch,
+        "seed": int(config["seed"]),
+        "device": pick_device(config["device"]),
+        "nms": config.get("nms"),
+        "workers": 8 if config.get("workers") is None else int(config["workers"]),
+        "augmentations": albumentations_list(config.get("augment")),
+        "save_dir": str(folder / "train"),
+        "exist_ok": True,
+    }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained detector.
+
+    Attributes:
+        folder: Run folder.
+        weights: The checkpoint that is reported.
+        outcome: Hashes, epochs and seconds of the training.
+    """
+
+    folder: Path
+    weights: Path
+    outcome: dict[str, Any]
+
+
+def train_once(plan: Any, *, checkpoint: str = "last", verbose: bool = False) -> Trained:
+    """Train according to a plan, or return what an earlier, finished attempt in the same folder made."""
+    from detkd.models.weights import quiet
+    from detkd.training.trainer import run_training
+
+    folder: Path = plan.folder
+    weights = folder / "weights" / f"{checkpoint}.pt"
+    done = folder / "outcome.json"
+    if not done.is_file():
+        with quiet(20 if verbose else 40):
+            write_json(done, asdict(run_training(plan)))
+    return Trained(folder, weights, read_json(done))
+
+
+def evaluate_weights(
+    weights: str | Path,
+    dataset: DetectionSet,
+    folder: Path,
+    *,
+    settings: Mapping[str, Any],
+    stem: str = "",
+    key: str = "model",
+    class_map: Mapping[str, str] | None = None,
+) -> tuple[Metrics, dict[str, Any]]:
+    """Detect, evaluate and measure the cost of one model; writes `metrics.json` and `detections.json`.
+
+    Args:
+        weights: Checkpoint, exported model, run folder or official name.
+        dataset: The images.
+        folder: Where the files go.
+        settings: `imgsz` (None: the checkpoint's own), `device`, `nms`, and optionally `batch`, `conf`, `iou`,
+            `max_det`, `engine`; other keys are ignored, so a verb's config can be given as it is.
+        stem: Prefix of the file names.
+        key: Config key of the model for messages.
+        class_map: Names of the model's classes to read as others.
+
+    Returns:
+        The metrics and the cost (parameters, GFLOPs, size, latency) as JSON values.
+    """
+    from detkd.inference.detector import Detector
+    from detkd.inference.results import detect_set
+    from detkd.models.cost import measure
+    from detkd.models.weights import checkpoint_imgsz, resolve
+
+    path = resolve(weights, key=key)
+    chosen = {name: settings[name] for name in ("conf", "iou", "max_det", "batch") if settings.get(name) is not None}
+    if "epochs" in settings:
+        chosen.pop("batch", None)  # the batch of a training run says nothing about inference
+    detector = Detector.load(
+        path,
+        device=pick_device(settings["device"]),
+        imgsz=int(settings.get("imgsz") or checkpoint_imgsz(path)),
+        nms=settings.get("nms"),
+        **chosen,
+    )
+    if class_map:
+        detector.names = tuple(class_map.get(name, name) for name in detector.names)
+    detections = detect_set(detector, dataset)
+    engine = str(settings.get("engine") or "auto")
+    metrics = evaluate_detections(to_coco(dataset), detections, engine=engine, settings=detector.describe())
+    cost = measure(detector).to_dict()
+    write_json(folder / f"{stem}detections.json", detections, indent=None)
+    record = {"metrics": metrics.to_dict(), "cost": cost, "weights": str(path), "split": dataset.split}
+    write_json(folder / f"{stem}metrics.json", record)
+    return metrics, cost

@@ -1,0 +1,130 @@
+"""`detkd demo`: the whole path on a drawn security-camera set, offline, in minutes."""
+
+from __future__ import annotations
+
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from detkd.errors import ConfigError
+from detkd.evaluation.metrics import Metrics
+from detkd.io import sha256, write_json
+from detkd.progress import console, out
+from detkd.runs import environment_record, finish_run
+from detkd.tasks.common import get_data, report_set
+from detkd.tasks.distill import distill_on
+from detkd.tasks.pictures import write_side_by_side
+from detkd.tasks.results import DemoResult, DistillResult
+from detkd.tasks.train import begin
+
+__all__ = ["PACKAGED_TEACHER", "demo"]
+
+PACKAGED_TEACHER = "demo_teacher"
+"""Value of `teacher.path` that stands for the teacher inside the package."""
+
+
+def packaged_teacher() -> Path:
+    """Return the teacher that ships with the package.
+
+    Raises:
+        ConfigError: If the installation lacks it.
+    """
+    path = Path(str(resources.files("detkd") / "assets" / f"{PACKAGED_TEACHER}.pt"))
+    if not path.is_file():
+        raise ConfigError(
+            f"teacher: {path.name} is missing from this installation; reinstall detkd or give teacher=path.pt"
+        )
+    return path
+
+
+def demo(config: dict[str, Any]) -> DemoResult:
+    """Run `detkd demo`."""
+    from detkd.evaluation.tables import metrics_table, per_class_table
+    from detkd.export.exporter import export_model
+
+    started = time.monotonic()
+    folder, config, resume = begin(config, "demo")
+    if config["teacher"]["path"] == PACKAGED_TEACHER:
+        config = {**config, "teacher": {**config["teacher"], "path": str(packaged_teacher())}}
+    console.rule("1/4 data")
+    spec = get_data(config["data"], folder)
+    reported = report_set(spec, "last")
+    console.rule("2/4 control and student")
+    result = distill_on({**config, "control": True}, spec, folder, resume=resume)
+    assert result.control is not None
+    assert result.teacher is not None
+    console.rule("3/4 pictures")
+    control_weights = result.control.folder / "weights" / "last.pt"
+    pictures = write_side_by_side(
+        [("control", control_weights), ("distilled", result.weights)],
+        reported,
+        folder / "pictures",
+        count=int(config["pictures"]),
+        imgsz=int(config["imgsz"]),
+        nms=config.get("nms"),
+    )
+    console.rule("4/4 export")
+    exported = export_model(
+        result.weights,
+        format="onnx",
+        imgsz=int(config["imgsz"]),
+        nms=config.get("nms"),
+        out=folder / "export",
+        calibration=None,
+        check=reported,
+    )
+    summary = _summary(config, result, folder)
+    summary["export"] = exported.to_dict()
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    write_json(folder / "summary.json", summary)
+    rows: list[tuple[str, Metrics, dict[str, Any] | None]] = [
+        ("teacher", result.teacher, result.teacher_cost),
+        ("control", result.control.metrics, result.control.cost),
+        ("distilled", result.metrics, result.cost),
+    ]
+    out.print(metrics_table(rows, title=f"held-out cameras, {len(reported)} images (points)"))
+    out.print(per_class_table(rows))
+    out.print(
+        f"[bold]distilled minus control: {summary['gain']:+.2f} AP[/bold], same initial weights, data, steps and seed "
+        f"({config['seed']}); one seed, this test set"
+    )
+    finish_run(folder, gain=summary["gain"])
+    console.print(f"pictures: {pictures[0].parent}\nsummary: {folder / 'summary.json'}\nstudent: {result.weights}")
+    console.print(
+        f"exported: {exported.path}\ncomparison: {folder / 'compare.md'}\nfinished in {summary['seconds']:.0f} s"
+    )
+    return DemoResult(folder, summary)
+
+
+def _summary(config: dict[str, Any], result: DistillResult, folder: Path) -> dict[str, Any]:
+    """Return the table for scripts."""
+    assert result.control is not None
+    assert result.teacher is not None
+    teacher_path = Path(config["teacher"]["path"])
+    control_weights = result.control.folder / "weights" / "last.pt"
+    return {
+        "schema": 1,
+        "teacher": _entry(result.teacher, result.teacher_cost, teacher_path),
+        "control": _entry(result.control.metrics, result.control.cost, control_weights),
+        "distilled": _entry(result.metrics, result.cost, result.weights),
+        "gain": result.gain,
+        "matched": {
+            key: {"control": _outcome(result.control)[key], "distilled": result.outcome[key]}
+            for key in ("initial_hash", "batch_hash", "epochs", "seconds")
+        },
+        "seed": config["seed"],
+        "config": config,
+        "environment": environment_record(),
+        "folder": str(folder),
+    }
+
+
+def _outcome(result: Any) -> dict[str, Any]:
+    outcome: dict[str, Any] = result.outcome
+    return outcome
+
+
+def _entry(metrics: Metrics, cost: dict[str, Any], weights: Path) -> dict[str, Any]:
+    numbers = {k: v for k, v in metrics.to_dict().items() if k not in {"schema", "protocol"}}
+    return {**numbers, **cost, "weights": str(weights), "sha256": sha256(weights)}

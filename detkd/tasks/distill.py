@@ -1,0 +1,178 @@
+"""`detkd distill`: a student learns from labels and a teacher, next to its matched control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detkd.config import build
+from detkd.data.records import DataSpec
+from detkd.errors import ConfigError
+from detkd.evaluation.compare import Entry, compare
+from detkd.evaluation.metrics import Metrics
+from detkd.io import read_json
+from detkd.progress import console, out
+from detkd.runs import finish_run, start_run
+from detkd.tasks.common import evaluate_weights, get_data, report_set, split_of
+from detkd.tasks.results import DistillResult, EvaluateResult, TrainResult
+from detkd.tasks.train import begin, train_and_evaluate
+
+__all__ = ["distill", "make_recipe"]
+
+
+def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
+    """Build the distillation loss from the `distill` group.
+
+    Raises:
+        ConfigError: Naming every key that can't be used.
+    """
+    from detkd.losses.recipe import Recipe
+
+    allow = ("detkd.", *(f"{name}." for name in plugins))
+    terms = {
+        name: {**term, "loss": build(term["loss"], allow=allow, key=f"distill.terms.{name}.loss")}
+        for name, term in (node.get("terms") or {}).items()
+        if term is not None
+    }
+    region = build(node["region"], allow=allow, key="distill.region") if node.get("region") else None
+    return Recipe.from_parts(
+        terms,
+        region=region,
+        schedule=node.get("schedule"),
+        alpha=node.get("alpha", 0.5),
+        kd_weight=node.get("lambda", 1.0),
+        heads=node.get("heads"),
+    )
+
+
+def print_estimate(config: Mapping[str, Any]) -> None:
+    """Say what a run would cost, without data or weights."""
+    from detkd.tasks.estimate import estimate
+
+    make_recipe(config["distill"], tuple(config.get("plugins") or ()))
+    out.print(str(estimate(config, config["data"].get("train_images"))))
+
+
+def distill(config: dict[str, Any]) -> DistillResult | None:
+    """Run `detkd distill`; with `dry_run` only its cost is printed and nothing is returned."""
+    from detkd.evaluation.tables import metrics_table, per_class_table
+
+    if config.get("dry_run"):
+        print_estimate(config)
+        return None
+    folder, config, resume = begin(config, "distill")
+    spec = get_data(config["data"], folder)
+    result = distill_on(config, spec, folder, resume=resume)
+    rows: list[tuple[str, Metrics, dict[str, Any] | None]] = []
+    if result.teacher is not None:
+        rows.append(("teacher", result.teacher, result.teacher_cost))
+    if result.control is not None:
+        rows.append(("control", result.control.metrics, result.control.cost))
+    rows.append(("distilled", result.metrics, result.cost))
+    out.print(metrics_table(rows))
+    out.print(per_class_table(rows))
+    if result.gain is not None:
+        out.print(f"distilled minus control: {result.gain:+.2f} AP (one seed, this test set only)")
+    console.print(f"weights: {result.weights}")
+    return result
+
+
+def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resume: bool = False) -> DistillResult:
+    """Train control (where asked for) and student on loaded data and compare them."""
+    from detkd.models.teacher import LiveTeacher
+    from detkd.models.weights import resolve
+    from detkd.tasks.estimate import estimate
+    from detkd.training.plan import Distillation
+
+    node = config["distill"]
+    plugins = tuple(config.get("plugins") or ())
+    make_recipe(node, plugins)  # every mistake in it is reported before any work is done
+    teacher = config["teacher"]
+    teacher_path = str(resolve(teacher["path"], key="teacher"))
+    teacher_imgsz = teacher.get("imgsz") or config["imgsz"]
+    load_imgsz = config.get("load_imgsz") or (teacher_imgsz if teacher_imgsz != config["imgsz"] else None)
+    if teacher_imgsz not in (config["imgsz"], load_imgsz):
+        raise ConfigError(
+            f"teacher.imgsz: must be imgsz ({config['imgsz']}) or load_imgsz ({load_imgsz}), got {teacher_imgsz}"
+        )
+    config = {**config, "load_imgsz": load_imgsz}
+    mapping = teacher.get("class_map") or {}
+    distillation = Distillation(
+        source=lambda names: LiveTeacher.load(teacher_path, names, mapping),
+        recipe=lambda: make_recipe(node, plugins),
+        imgsz=teacher_imgsz,
+    )
+    console.print(f"[dim]{estimate(config, len(split_of(spec, 'train', key='data')))}[/dim]")
+    control = _control(config, spec, folder)
+    student = train_and_evaluate(
+        config,
+        config["student"],
+        spec,
+        folder,
+        resume=resume,
+        distillation=distillation,
+        description="distilled",
+    )
+    teacher_metrics, teacher_cost = _teacher(config, teacher_path, int(teacher_imgsz), spec, folder)
+    comparison = None
+    if control is not None:
+        comparison = compare(
+            Entry("control", "before", control.metrics, control.cost, str(control.folder)),
+            Entry("distilled", "after", student.metrics, student.cost, str(folder)),
+            Entry("teacher", "teacher", teacher_metrics, teacher_cost, teacher_path),
+        )
+        comparison.write(folder)
+    gain = None if comparison is None else (student.metrics.AP or 0.0) - (control.metrics.AP or 0.0 if control else 0.0)
+    finish_run(folder, outcome=student.outcome, AP=student.metrics.AP, AP50=student.metrics.AP50, gain=gain)
+    return DistillResult(
+        folder,
+        student.metrics,
+        student.cost,
+        student.weights,
+        student.outcome,
+        teacher=teacher_metrics,
+        teacher_cost=teacher_cost,
+        control=control,
+        comparison=comparison,
+    )
+
+
+def _control(config: Mapping[str, Any], spec: DataSpec, folder: Path) -> EvaluateResult | None:
+    """Train the matched plain student in `folder/control`, or read an earlier one and check that it matches."""
+    wanted = config.get("control")
+    if not wanted:
+        return None
+    if wanted is not True:
+        return _read_control(Path(str(wanted)))
+    target = folder / "control"
+    resume = (target / "run.json").is_file()
+    if not resume:
+        plain = {k: v for k, v in config.items() if k not in {"teacher", "distill", "control", "student"}}
+        target.mkdir(parents=True, exist_ok=True)
+        start_run(target, "train", {**plain, "model": config["student"], "out": str(target)})
+    result = train_and_evaluate(config, config["student"], spec, target, resume=resume, description="control")
+    finish_run(target, outcome=result.outcome, AP=result.metrics.AP, AP50=result.metrics.AP50)
+    return result
+
+
+def _read_control(folder: Path) -> TrainResult:
+    record = read_json(folder / "metrics.json")
+    outcome = read_json(folder / "outcome.json")
+    return TrainResult(folder, Metrics.from_dict(record["metrics"]), record["cost"], Path(record["weights"]), outcome)
+
+
+def _teacher(
+    config: Mapping[str, Any], path: str, imgsz: int, spec: DataSpec, folder: Path
+) -> tuple[Metrics, dict[str, Any]]:
+    """Evaluate the teacher on the reported images, at its own resolution."""
+    dataset = report_set(spec, str(config.get("checkpoint") or "last"))
+    return evaluate_weights(
+        path,
+        dataset,
+        folder,
+        settings={**config, "imgsz": imgsz, "nms": None},
+        stem="teacher_",
+        key="teacher",
+        class_map=config["teacher"].get("class_map"),
+    )

@@ -1,0 +1,45 @@
+"""`detkd export`: ONNX or OpenVINO, checked against the original."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from detkd.progress import console
+from detkd.runs import finish_run, new_folder, start_run
+from detkd.tasks.common import get_data, named_split
+
+if TYPE_CHECKING:
+    from detkd.export.exporter import ExportResult
+
+__all__ = ["export"]
+
+
+def export(config: dict[str, Any]) -> ExportResult:
+    """Run `detkd export`."""
+    from detkd.export.exporter import export_model
+    from detkd.models.weights import resolve
+
+    weights = resolve(config["model"]["path"], key="model")
+    folder = new_folder(config.get("out"), "export")
+    start_run(folder, "export", config)
+    calibration = check = None
+    if (config.get("data") or {}).get("path") is not None:
+        spec = get_data(config["data"], folder)
+        calibration = spec.splits.get("train")
+        check = named_split(spec, config.get("split"))
+    tolerance = config["tolerance"]
+    result = export_model(
+        weights,
+        format=str(config["format"]),
+        imgsz=config.get("imgsz"),
+        nms=config.get("nms"),
+        out=folder,
+        calibration=calibration,
+        check=check,
+        images=int(config["images"]),
+        tolerance_ap=tolerance.get("AP"),
+        tolerance_raw=tolerance.get("raw"),
+    )
+    finish_run(folder, export=result.to_dict())
+    console.print(result)
+    return result

@@ -1,0 +1,67 @@
+"""Control and student on the same images, side by side with the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from detkd.data.records import DetectionSet, ImageRecord
+from detkd.io import atomic_path
+
+__all__ = ["pick_records", "write_side_by_side"]
+
+
+def pick_records(dataset: DetectionSet, count: int) -> tuple[ImageRecord, ...]:
+    """Choose images spread over the set, those with more objects first within each stretch."""
+    stretches = np.array_split(np.arange(len(dataset)), min(count, len(dataset)))
+    return tuple(dataset.records[max(part, key=lambda i: len(dataset.records[i].classes))] for part in stretches)
+
+
+def write_side_by_side(
+    models: Sequence[tuple[str, str | Path]],
+    dataset: DetectionSet,
+    folder: Path,
+    *,
+    count: int,
+    imgsz: int,
+    nms: bool | None = None,
+    device: str = "cpu",
+    conf: float = 0.25,
+) -> list[Path]:
+    """Write one JPEG per image: labels, then the boxes of each model above `conf`.
+
+    Args:
+        models: Title and weights of each pane.
+        dataset: Where the images come from.
+        folder: Where the pictures go.
+        count: Number of images.
+        imgsz: Pixels the models see.
+        nms: Which head answers; see `Detector.load`.
+        device: Device.
+        conf: Lowest score that is drawn.
+    """
+    from detkd.inference.detector import Detector
+    from detkd.inference.draw import draw_boxes, side_by_side
+    from detkd.inference.images import read_image
+
+    records = pick_records(dataset, count)
+    images = [read_image(record.path) for record in records]
+    panes = [
+        [draw_boxes(image, record.boxes_xyxy, record.classes, None, dataset.names)]
+        for image, record in zip(images, records, strict=True)
+    ]
+    for _, weights in models:
+        detector = Detector.load(weights, imgsz=imgsz, nms=nms, device=device, conf=conf)
+        for row, image, found in zip(panes, images, detector.detect(images), strict=True):
+            row.append(draw_boxes(image, found.boxes_xyxy, found.classes, found.scores, detector.names))
+    titles = ["labels", *(title for title, _ in models)]
+    written = []
+    for record, row in zip(records, panes, strict=True):
+        path = folder / f"{record.path.stem}.jpg"
+        with atomic_path(path) as temporary:
+            cv2.imwrite(str(temporary), side_by_side(row, titles), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        written.append(path)
+    return written

@@ -1,0 +1,78 @@
+"""`detkd train`: a plain detector, for teachers, controls and everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detkd.data.records import DataSpec
+from detkd.progress import console, out
+from detkd.runs import finish_run, new_folder, open_run, start_run
+from detkd.tasks.common import evaluate_weights, get_data, report_set, split_of, train_once, ultralytics_arguments
+from detkd.tasks.results import TrainResult
+
+__all__ = ["begin", "make_plan", "train", "train_and_evaluate"]
+
+
+def begin(config: dict[str, Any], verb: str) -> tuple[Path, dict[str, Any], bool]:
+    """Open the run folder of a new or resumed run; a resumed one comes with its saved configuration."""
+    if config.get("resume"):
+        return open_run(config["resume"], verb), config, True
+    folder = new_folder(config.get("out"), config.get("name") or verb)
+    start_run(folder, verb, config)
+    return folder, config, False
+
+
+def make_plan(config: Mapping[str, Any], student: Mapping[str, Any], spec: DataSpec, folder: Path, **more: Any) -> Any:
+    """Return the training plan of a configuration.
+
+    Args:
+        config: A resolved train or distill configuration.
+        student: Its `model` or `student` group.
+        spec: The data.
+        folder: Run folder.
+        more: Further fields of `TrainPlan`.
+    """
+    from detkd.training.plan import TrainPlan
+
+    return TrainPlan(
+        train=split_of(spec, "train", key="data"),
+        val=split_of(spec, "val", "test", key="data"),
+        student=str(student["path"]),
+        scale=student.get("scale"),
+        imgsz=int(config["imgsz"]),
+        seed=int(config["seed"]),
+        folder=folder,
+        load_imgsz=config.get("load_imgsz"),
+        arguments=ultralytics_arguments(config, folder),
+        threads=config.get("threads"),
+        **more,
+    )
+
+
+def train_and_evaluate(
+    config: Mapping[str, Any], student: Mapping[str, Any], spec: DataSpec, folder: Path, **more: Any
+) -> TrainResult:
+    """Train one detector in `folder` and evaluate the reported checkpoint."""
+    checkpoint = str(config.get("checkpoint") or "last")
+    reported = report_set(spec, checkpoint)
+    plan = make_plan(config, student, spec, folder, **more)
+    trained = train_once(plan, checkpoint=checkpoint, verbose=bool(config.get("verbose")))
+    metrics, cost = evaluate_weights(trained.weights, reported, folder, settings=config, key=plan.key)
+    return TrainResult(folder, metrics, cost, trained.weights, trained.outcome)
+
+
+def train(config: dict[str, Any]) -> TrainResult:
+    """Run `detkd train`."""
+    from detkd.evaluation.tables import metrics_table
+
+    folder, config, resume = begin(config, "train")
+    spec = get_data(config["data"], folder)
+    result = train_and_evaluate(
+        config, config["model"], spec, folder, resume=resume, key="model", description=folder.name
+    )
+    finish_run(folder, outcome=result.outcome, AP=result.metrics.AP, AP50=result.metrics.AP50)
+    out.print(metrics_table([(folder.name, result.metrics, result.cost)]))
+    console.print(f"weights: {result.weights}")
+    return result

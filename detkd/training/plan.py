@@ -1,0 +1,66 @@
+"""Everything a training run needs to know, settled before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detkd.data.records import DetectionSet
+from detkd.losses.recipe import Recipe
+from detkd.models.teacher import TeacherSource
+
+__all__ = ["Distillation", "TrainPlan"]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The teacher's side of a run.
+
+    Attributes:
+        source: Makes the teacher; called once, with the class names of the data.
+        recipe: Makes the distillation loss; called once.
+        imgsz: Pixels the teacher sees, or None for what the student sees.
+    """
+
+    source: Callable[[tuple[str, ...]], TeacherSource]
+    recipe: Callable[[], Recipe]
+    imgsz: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """One training run; without `distillation` a plain one (a control or a teacher).
+
+    Attributes:
+        train: Images to learn from.
+        val: Images to watch the training with.
+        student: Name, `.pt` or model YAML.
+        scale: Depth, width and max_channels replacing those of a model YAML.
+        imgsz: Pixels the student sees.
+        seed: Decides initial weights, order and augmentation.
+        folder: Run folder.
+        distillation: Teacher and loss, or None.
+        load_imgsz: Pixels images are loaded at before they are reduced to `imgsz`; None for the same.
+        arguments: Ultralytics arguments.
+        description: Label of the progress bar.
+        resume: Continue from the run folder's resume file.
+        threads: CPU threads; None for all cores.
+        key: Config key of the student for messages.
+    """
+
+    train: DetectionSet
+    val: DetectionSet
+    student: str
+    imgsz: int
+    seed: int
+    folder: Path
+    scale: Mapping[str, float] | None = None
+    distillation: Distillation | None = None
+    load_imgsz: int | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    description: str = "training"
+    resume: bool = False
+    threads: int | None = None
+    key: str = "student"

@@ -1,0 +1,286 @@
+"""Ultralytics' trainer with our data, our wrapper and our checkpoints: one class for control and student alike."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import detkd.environment
+
+import torch
+from torch import nn
+from torch.nn import functional
+from ultralytics.data.build import InfiniteDataLoader, build_dataloader, seed_worker
+from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
+from ultralytics.utils.torch_utils import unwrap_model
+
+from detkd.errors import ConfigError, ModelError
+from detkd.io import write_text
+from detkd.models.distilled import DistilledDetector
+from detkd.models.weights import build_detector, state_hash
+from detkd.training.checkpoint import load_state, random_state, restore_random_state, save_plain, save_state
+from detkd.training.dataset import EpochSampler, RecordDataset
+from detkd.training.monitor import Monitor
+from detkd.training.plan import TrainPlan
+
+__all__ = ["RESUME_FILE", "Outcome", "Trainer", "run_training"]
+
+RESUME_FILE = "resume.pt"
+_HASHED_BATCHES = 3
+
+
+class Trainer(DetectionTrainer):
+    """Trains what `plan` says. `plan` is a class attribute because Ultralytics refuses arguments it does not know.
+
+    Attributes:
+        initial_hash: Hash of the student's initial weights.
+        batch_hash: Hash of the pixels of the first batches; equal for runs that see the same data.
+    """
+
+    plan: ClassVar[TrainPlan]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.initial_hash = ""
+        self._digest = hashlib.sha256()
+        self._hashed = 0
+        self._step = 0
+        self._resumed_hash = ""
+        super().__init__(*args, **kwargs)
+        shutil.rmtree(self.wdir, ignore_errors=True)  # Ultralytics' own weights folder stays empty
+        self.wdir = self.plan.folder / "weights"
+        self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
+        if self.device.type == "cpu":
+            # Ultralytics leaves one core idle; the number of threads is part of what a run is compared by.
+            torch.set_num_threads(self.plan.threads or os.cpu_count() or 1)
+        Monitor(self.plan.description).attach(self)
+        self.add_callback("on_train_epoch_start", _restart_steps)
+
+    @property
+    def batch_hash(self) -> str:
+        """Hash of the first batches seen."""
+        return self._resumed_hash or self._digest.hexdigest()[:16]
+
+    @property
+    def student(self) -> nn.Module:
+        """The network being trained, without wrapper."""
+        model = unwrap_model(self.model)
+        return getattr(model, "student_model", model)
+
+    def get_dataset(self) -> dict[str, Any]:
+        """Describe the records to Ultralytics; no file is looked at."""
+        names = self.plan.train.names
+        return {
+            "train": self.plan.train.split,
+            "val": self.plan.val.split,
+            "names": dict(enumerate(names)),
+            "nc": len(names),
+            "channels": 3,
+        }
+
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> RecordDataset:
+        """Build the data set of a split."""
+        training = mode == "train"
+        return RecordDataset(
+            self.plan.train if training else self.plan.val,
+            seed=self.plan.seed,
+            imgsz=(self.plan.load_imgsz or self.plan.imgsz) if training else self.plan.imgsz,
+            batch_size=batch,
+            augment=training,
+            hyp=self.args,
+            rect=not training,
+            cache=self.args.cache or None,
+            single_cls=self.args.single_cls,
+            stride=max(int(self.student.stride.max()), 32),
+            pad=0.0 if training else 0.5,
+            classes=self.args.classes,
+            data=self.data,
+            fraction=self.args.fraction if training else 1.0,
+        )
+
+    def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
+        """Build a loader; the training order follows from seed and epoch alone."""
+        dataset = self.build_dataset(dataset_path, mode, batch_size)
+        if mode != "train":
+            return build_dataloader(
+                dataset, batch_size, self.args.workers, shuffle=False, rank=rank, device=self.device
+            )
+        sampler = EpochSampler(len(dataset), seed=self.plan.seed, rank=max(rank, 0), world_size=max(self.world_size, 1))
+        workers = min(os.cpu_count() or 1, self.args.workers)
+        return InfiniteDataLoader(
+            dataset=dataset,
+            batch_size=min(batch_size, len(dataset)),
+            sampler=sampler,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            pin_memory=self.device.type == "cuda",
+            collate_fn=dataset.collate_fn,
+            worker_init_fn=seed_worker,
+            drop_last=False,
+        )
+
+    def setup_model(self) -> None:
+        """Build the student from seed or weights and, when distilling, put it together with its teacher."""
+        plan = self.plan
+        student = build_detector(plan.student, plan.train.names, key=plan.key, scale=plan.scale, seed=plan.seed)
+        student.args = self.args
+        self.initial_hash = state_hash(student)
+        student = student.to(self.device)
+        self.model: nn.Module = student
+        if plan.distillation is None:
+            return
+        source = plan.distillation.source(plan.train.names)
+        self.model = DistilledDetector(student, source, plan.distillation.recipe())
+        self.model.probe(plan.imgsz, plan.distillation.imgsz or plan.imgsz)
+
+    def set_model_attributes(self) -> None:
+        """Attach class names and arguments to the student as well as to its wrapper."""
+        super().set_model_attributes()
+        student = self.student
+        student.nc, student.names, student.args = self.data["nc"], self.data["names"], self.args
+
+    def get_validator(self) -> DetectionValidator:
+        """Return Ultralytics' validator, for the curve during training; results come from our own evaluator."""
+        return DetectionValidator(
+            self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
+        )
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Scale to 0..1 and, where images are loaded larger than the student sees them, reduce them."""
+        if self._hashed < _HASHED_BATCHES:
+            self._digest.update(batch["img"].numpy().tobytes())
+            self._hashed += 1
+        batch = super().preprocess_batch(batch)
+        if self.plan.load_imgsz and self.plan.load_imgsz != self.plan.imgsz:
+            if self.plan.distillation is not None and self.plan.distillation.imgsz == self.plan.load_imgsz:
+                batch["img_teacher"] = batch["img"]
+            size = (self.plan.imgsz, self.plan.imgsz)
+            batch["img"] = functional.interpolate(batch["img"], size=size, mode="area")
+        model = unwrap_model(self.model)
+        if isinstance(model, DistilledDetector):
+            done = self.epoch + self._step / max(len(self.train_loader), 1)
+            model.progress = min(done / max(self.epochs, 1), 1.0)
+        self._step += 1
+        return batch
+
+    def save_model(self) -> bool:
+        """Write plain students and the resume file."""
+        ema: Any = self.ema.ema
+        plain = getattr(ema, "student_model", ema)
+        metrics = {k: float(v) for k, v in self.metrics.items()}
+        save_plain(plain, self.last, train_args=vars(self.args), metrics=metrics)
+        if self.best_fitness == self.fitness:
+            shutil.copyfile(self.last, self.best.with_suffix(".tmp"))
+            self.best.with_suffix(".tmp").replace(self.best)
+        if self.save_period > 0 and self.epoch % self.save_period == 0:
+            shutil.copyfile(self.last, self.wdir / f"epoch{self.epoch}.pt")
+        criterion: Any = unwrap_model(self.model).criterion
+        state = {
+            "epoch": self.epoch,
+            "epochs": self.epochs,
+            "model": unwrap_model(self.model).state_dict(),
+            "ema": ema.state_dict(),
+            "ema_updates": self.ema.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best_fitness": None if self.best_fitness is None else float(self.best_fitness),
+            "stopper": {k: float(v) for k, v in vars(self.stopper).items()},
+            "criterion_updates": getattr(criterion, "updates", 0),
+            "random": random_state(),
+            "hashes": [self.initial_hash, self.batch_hash],
+            "results": self.csv.read_text(encoding="utf-8"),
+        }
+        save_state(self.plan.folder / RESUME_FILE, state)
+        return True
+
+    def resume_training(self, ckpt: Any) -> None:
+        """Continue after the last finished epoch, with the same weights, optimizer, schedule and random state."""
+        file = self.plan.folder / RESUME_FILE
+        if not self.plan.resume or not file.is_file():
+            return
+        state = load_state(file)
+        if state["epochs"] != self.epochs:
+            raise ConfigError(
+                f"epochs: the run was planned for {state['epochs']}, got {self.epochs}; resume it unchanged"
+            )
+        model = unwrap_model(self.model)
+        try:
+            model.load_state_dict(state["model"])
+            self.ema.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as err:
+            raise ModelError(f"resume: {file} belongs to another model or configuration; start the run anew") from err
+        self.scaler.load_state_dict(state["scaler"])
+        self.ema.updates = state["ema_updates"]
+        self.best_fitness = state["best_fitness"]
+        vars(self.stopper).update(state["stopper"])
+        self.stopper.best_epoch = int(self.stopper.best_epoch)
+        self.stopper.possible_stop = bool(self.stopper.possible_stop)
+        model.criterion = model.init_criterion()
+        if hasattr(model.criterion, "update"):
+            model.criterion.updates = state["criterion_updates"] - 1
+            model.criterion.update()
+        self.start_epoch = state["epoch"] + 1
+        self.train_loader.sampler.set_epoch(self.start_epoch)
+        self.initial_hash, self._resumed_hash = state["hashes"]
+        write_text(self.csv, state["results"])
+        restore_random_state(state["random"])
+
+    def _close_dataloader_mosaic(self) -> None:
+        super()._close_dataloader_mosaic()
+        # The trainer restarts the loader next; workers may already have asked for a later epoch.
+        self.train_loader.sampler.set_epoch(self.epoch)
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        """Stop with advice instead of retrying silently: a repeated epoch would break the match with the control."""
+        if self.loss is None or torch.isfinite(self.loss):
+            return False
+        raise ModelError(
+            f"trainer.lr0: the loss became {float(self.loss)} in epoch {epoch + 1}; lower trainer.lr0 "
+            f"(now {self.args.lr0}) or distill.lambda and start again"
+        )
+
+    def final_eval(self) -> None:
+        """Leave the final numbers to our evaluator."""
+
+
+def _restart_steps(trainer: Trainer) -> None:
+    trainer._step = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished training run is known by.
+
+    Attributes:
+        initial_hash: Hash of the initial weights; equal for a control and its student.
+        batch_hash: Hash of the pixels of the first batches; likewise.
+        epochs: Epochs trained.
+        seconds: Wall time of this process's part of the training, validation included.
+        threads: CPU threads used.
+    """
+
+    initial_hash: str
+    batch_hash: str
+    epochs: int
+    seconds: float
+    threads: int
+
+
+def run_training(plan: TrainPlan) -> Outcome:
+    """Train; weights, curve and resume file are in the run folder afterwards."""
+    started = time.monotonic()
+    file = plan.folder / RESUME_FILE
+    if plan.resume and file.is_file():
+        state = load_state(file)
+        if state["epoch"] + 1 >= state["epochs"]:  # killed between the last save and the evaluation
+            return Outcome(*state["hashes"], state["epochs"], 0.0, torch.get_num_threads())
+    bound: type[Trainer] = type("BoundTrainer", (Trainer,), {"plan": plan})
+    trainer = bound(overrides=plan.arguments)
+    trainer.train()
+    seconds = time.monotonic() - started
+    return Outcome(trainer.initial_hash, trainer.batch_hash, trainer.epoch + 1, seconds, torch.get_num_threads())

@@ -1,0 +1,91 @@
+"""What a detector says, in a form that knows no framework.
+
+Losses see only these types. Where an answer comes from (a live network, a cache, a file, several teachers) is hidden
+behind a `View`, so a loss written once works for all of them.
+
+Shape letters used everywhere: B images, A anchors (all pyramid levels in one row, finest level first), C classes,
+R bins of a distance distribution, H and W cells.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from detkd.errors import ShapeError
+
+__all__ = ["Assignment", "Branch", "Context", "HeadOutput", "View"]
+
+Branch = Literal["one2many", "one2one"]
+"""`one2many` needs NMS at run time, `one2one` does not. Detectors without an NMS-free head have `one2many` only."""
+
+
+class HeadOutput(NamedTuple):
+    """Answers of one detection head.
+
+    Attributes:
+        logits: Raw class scores before the sigmoid, (B, A, C).
+        boxes_xyxy: Decoded boxes in pixels of the student's input, (B, A, 4).
+        distances: Decoded left, top, right, bottom distances in cells (stride units), (B, A, 4).
+        dist: Raw distribution logits per side, (B, A, 4, R), or None for heads without DFL (YOLO26).
+    """
+
+    logits: Tensor
+    boxes_xyxy: Tensor
+    distances: Tensor
+    dist: Tensor | None = None
+
+
+class View(NamedTuple):
+    """All answers of one detector to one batch, on the student's anchors.
+
+    Attributes:
+        heads: One `HeadOutput` per head the detector has.
+        anchor_points: Cell centres in cells, (A, 2) as x, y.
+        strides: Pixels per cell of each anchor, (A, 1).
+        imgsz: Height and width of the student's input in pixels.
+        feats: Neck maps per level, each (B, K, H, W); None where the source has none (a cache).
+    """
+
+    heads: dict[str, HeadOutput]
+    anchor_points: Tensor
+    strides: Tensor
+    imgsz: tuple[int, int]
+    feats: tuple[Tensor, ...] | None = None
+
+    def head(self, branch: Branch) -> HeadOutput:
+        """Return the head called `branch`, or raise `ShapeError` naming those there are."""
+        if branch not in self.heads:
+            raise ShapeError(f"view has no {branch} head, only {sorted(self.heads)}")
+        return self.heads[branch]
+
+
+class Assignment(NamedTuple):
+    """Which anchors the label assigner gave to labelled objects, for one head of the student.
+
+    Attributes:
+        foreground: True where an anchor is responsible for a labelled object, (B, A) bool.
+        scores: The assigner's soft target per class, 0 off the foreground, (B, A, C).
+        boxes_xyxy: Box of the assigned label in pixels, (B, A, 4); meaningless off the foreground.
+    """
+
+    foreground: Tensor
+    scores: Tensor
+    boxes_xyxy: Tensor
+
+
+class Context(NamedTuple):
+    """Everything besides the two answers that a loss may use, for one head.
+
+    Attributes:
+        branch: The head being distilled.
+        assignment: The labels' assignment for that head, or None when the batch carries no labels.
+        region: Weight of each anchor in [0, 1], (B, A); 0 leaves an anchor out. Constant (no gradient).
+        imgsz: Height and width of the student's input in pixels.
+    """
+
+    branch: Branch
+    assignment: Assignment | None
+    region: Tensor
+    imgsz: tuple[int, int]

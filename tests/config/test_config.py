@@ -1,0 +1,266 @@
+"""Every configuration file composes, and mistakes in them are found before anything runs."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+
+import detkd.losses.base
+from detkd import paths
+from detkd.config import EXAMPLES, VERBS, build, compose, from_arguments, key_names
+from detkd.errors import ConfigError, DetkdError, ShapeError
+from detkd.signature import call_problems, nearest
+
+CONF = paths.config_folder()
+NEEDED = {
+    "train": ["model=a.pt", "data=d"],
+    "distill": ["teacher=t.pt", "student=s.pt", "data=d"],
+    "evaluate": ["model=a.pt", "data=d"],
+    "compare": ["before=a", "after=b"],
+    "export": ["model=a.pt"],
+    "predict": ["model=a.pt", "source=s"],
+    "demo": [],
+}
+PRESETS = sorted(
+    file.relative_to(CONF).with_suffix("").as_posix() for file in CONF.rglob("*.yaml") if file.parent not in (CONF, CONF / "local")
+)
+
+
+@pytest.fixture(autouse=True)
+def assets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETKD_ASSETS", "/assets")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verb_composes(verb: str) -> None:
+    config = compose(verb, NEEDED[verb])
+    assert set(paths.primary(verb)) <= set(config)
+    assert "hydra" not in config
+    assert compose(verb, shlex.split(EXAMPLES[verb])[2:])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_composes(preset: str) -> None:
+    group, _, choice = preset.partition("/")
+    if group == "experiment":
+        # The second line of an experiment is the command it is meant for.
+        lines = (CONF / f"{preset}.yaml").read_text(encoding="utf-8").splitlines()
+        assert lines[0] == "# @package _global_"
+        command = re.match(rf"# detkd (\w+) (.*?experiment={re.escape(choice)}\b[^()]*?)(?:\s{{2,}}.*)?$", lines[1])
+        assert command, lines[1]
+        config = compose(command[1], shlex.split(command[2]))
+        own = yaml.safe_load((CONF / f"{preset}.yaml").read_text(encoding="utf-8"))
+        plain = {key: value for key, value in own.items() if key != "defaults" and not isinstance(value, dict)}
+        assert {key: config[key] for key in plain} == plain  # an experiment's values win
+        return
+    verbs = [verb for verb in VERBS if group in paths.verb_groups(verb)]
+    assert verbs, f"no verb uses the group {group}"
+    for verb in verbs:
+        typed = [word for word in NEEDED[verb] if not word.startswith(f"{group}=")]
+        if choice == "path":
+            typed.append(f"{group}.path=x")
+        config = compose(verb, [*typed, f"{group}={choice}"])
+        if verb == "compare" and group == "teacher":
+            assert isinstance(config["teacher"], str)
+        else:
+            assert isinstance(config[group], dict)
+        if group in {"model", "student", "teacher", "data"} and not (verb == "compare" and group == "teacher"):
+            assert config[group]["path"]
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
+def test_every_key_says_what_it_means(file: Path) -> None:
+    if file.parent.name == "experiment":
+        pytest.skip("experiments hold differences; their keys are explained where they are defined")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# ")
+    in_defaults = False
+    for number, line in enumerate(lines, 1):
+        in_defaults = line == "defaults:" or (in_defaults and line.startswith((" ", "-")))
+        opens_block = re.fullmatch(r"\s*(- )?[\w]+:", line)
+        if line.strip() and not in_defaults and not opens_block and not line.lstrip().startswith(("#", "- {", "- _target_", "- ")):
+            assert " # " in line or line.strip().startswith(("_target_", "p:", "{")) or file.parent.name == "augment", (
+                f"{file.name}:{number}: {line}"
+            )
+        assert len(line) <= 130, f"{file.name}:{number}"
+
+
+def test_shared_keys_are_the_same_everywhere() -> None:
+    """A key means the same in every verb, and `train` and `distill` have the same defaults: control and student match."""
+    lines = {
+        verb: {
+            line.split(":")[0]: re.sub(r"\s+", " ", line)
+            for line in (CONF / f"{verb}.yaml").read_text(encoding="utf-8").splitlines()
+            if re.match(r"\w+: .* # ", line)
+        }
+        for verb in VERBS
+    }
+    assert lines["train"].items() <= lines["distill"].items()
+    assert set(lines["distill"]) - set(lines["train"]) == {"control", "dry_run"}
+    for one in ("evaluate", "compare"):
+        for other in ("export", "predict"):
+            for key in lines[one].keys() & lines[other].keys() - {"out", "conf"}:
+                assert lines[one][key] == lines[other][key]
+
+
+def test_self_comes_first_and_experiment_last() -> None:
+    for verb in VERBS:
+        defaults = yaml.safe_load((CONF / f"{verb}.yaml").read_text(encoding="utf-8"))["defaults"]
+        assert defaults[0] == "_self_"
+        assert defaults[-2:] == [{"experiment": None}, {"optional local": "default"}]
+
+
+def test_half_width_student_and_model_agree() -> None:
+    student = compose("distill", [*NEEDED["distill"][:1], "student=yolo26n_half", "data=d"])["student"]
+    model = compose("train", ["model=yolo26n_half", "data=d"])["model"]
+    assert student == model == {"path": "yolo26.yaml", "scale": {"depth": 0.5, "width": 0.125, "max_channels": 1024}}
+
+
+def test_from_arguments_takes_python_values() -> None:
+    config = from_arguments(
+        "distill",
+        {
+            "teacher": Path("my runs/t=1.pt"), "student": "yolo26n_half", "data": "d, e.yaml", "epochs": 3, "control": True,
+            "nms": None, "out": "x,y", "trainer.lr0": 0.01, "plugins": ["one", "two"],
+            "teacher.class_map": {"van (big)": "car, small", "x": None},
+        },
+    )  # fmt: skip
+    assert config["teacher"] == {"path": "my runs/t=1.pt", "imgsz": None, "class_map": {"van (big)": "car, small", "x": None}}
+    assert config["data"]["path"] == "d, e.yaml"
+    assert (config["epochs"], config["control"], config["nms"], config["out"]) == (3, True, None, "x,y")
+    assert (config["trainer"]["lr0"], config["plugins"]) == (0.01, ["one", "two"])
+
+
+def test_compose_inside_a_hydra_job_keeps_its_state() -> None:
+    state = GlobalHydra.instance()
+    marker: Any = object()
+    before, state.hydra = state.hydra, marker
+    try:
+        compose("train", NEEDED["train"])
+        with pytest.raises(ConfigError, match="epcohs: no such key; did you mean epochs"):
+            compose("train", [*NEEDED["train"], "epcohs=3"])
+        assert state.hydra is marker
+    finally:
+        state.hydra = before
+
+
+def test_compose_with_a_folder_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "my conf" / "data").mkdir(parents=True)
+    (tmp_path / "my conf" / "data" / "gate.yaml").write_text("path: /data/gate\nname: gate\n")
+    config = compose("train", ["model=a.pt", "data=gate"], config_dir=tmp_path / "my conf")
+    assert config["data"] == {"path": "/data/gate", "name": "gate"}
+
+
+def test_key_names_cover_groups() -> None:
+    names = key_names("distill")
+    assert {"epochs", "data", "data.on_bad", "teacher.imgsz", "distill.alpha"} <= set(names)
+
+
+class Thing:
+    """A target for `build`."""
+
+    def __init__(
+        self, size: int, ratio: float = 0.5, kind: Literal["a", "b"] = "a", names: list[str] | None = None, part: object = None
+    ) -> None:
+        self.size, self.ratio, self.kind, self.names, self.part = size, ratio, kind, names, part
+        if size < 0:
+            raise ShapeError("size: must not be negative, got -1; use 0")
+        if size > 99:
+            raise ValueError("too big")
+
+
+HERE = f"{__name__}.Thing"
+ALLOW = (f"{__name__}.",)
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests are imported under a name of their own; dotted names must find this module."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__, _module()))
+
+
+def _module() -> Any:
+    import types
+
+    module = types.ModuleType(__name__)
+    module.Thing = Thing  # type: ignore[attr-defined]
+    return module
+
+
+def test_build_makes_nested_objects() -> None:
+    thing = build({"_target_": HERE, "size": 3, "ratio": 1, "names": ["x"], "part": {"_target_": HERE, "size": 1}}, allow=ALLOW)
+    assert (thing.size, thing.ratio, thing.names, thing.part.size) == (3, 1, ["x"], 1)
+    assert type(thing.names) is list
+
+
+def test_build_reports_all_problems_in_config_language() -> None:
+    node = {"_target_": HERE, "siz": 3, "ratio": "much", "kind": "c", "names": 5, "part": {"_target_": HERE, "size": True}}
+    with pytest.raises(ConfigError) as caught:
+        build(node, key="distill.terms.x.loss", allow=ALLOW)
+    assert str(caught.value).splitlines() == [
+        "distill.terms.x.loss.siz: no such key; did you mean size? (known: size, ratio, kind, names, part)",
+        "distill.terms.x.loss.ratio: must be a number, got 'much'",
+        "distill.terms.x.loss.kind: must be one of a, b, got 'c'",
+        "distill.terms.x.loss.names: must be a list or null, got 5",
+        "distill.terms.x.loss.size: missing; Thing needs it",
+        "distill.terms.x.loss.part.size: must be a whole number, got True",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("os.system", r"x._target_: must start with detkd\., got os.system; add its package to plugins="),
+        ("detkd.io.os.system", r"x._target_: must be a function or class of detkd\., got detkd.io.os.system"),
+        ("detkd.losses.base.DistilLoss", "detkd.losses.base has no DistilLoss; did you mean DistillLoss?"),
+        ("detkd.losess.base.X", "x._target_: detkd has no losess"),
+        ("detkd.errors.__all__", "must be a function or class"),
+        (None, "must start with"),
+    ],
+)
+def test_build_calls_only_what_is_allowed(target: str | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build({"_target_": target}, key="x")
+
+
+def test_build_says_when_a_plugin_can_not_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="no module of that name, got not_there_at_all.Loss"):
+        build({"_target_": "not_there_at_all.Loss"}, key="x", allow=("not_there_at_all.",))
+    (tmp_path / "half_a_plugin.py").write_text("import a_module_nobody_has\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="importing half_a_plugin.Loss failed .*a_module_nobody_has"):
+        build({"_target_": "half_a_plugin.Loss"}, key="x", allow=("half_a_plugin.",))
+
+
+def test_build_passes_our_errors_on_and_wraps_others() -> None:
+    with pytest.raises(ShapeError, match="must not be negative"):
+        build({"_target_": HERE, "size": -1}, key="x", allow=ALLOW)
+    with pytest.raises(ConfigError, match=r"x: can't build .*Thing \(too big\)") as caught:
+        build({"_target_": HERE, "size": 100}, key="x", allow=ALLOW)
+    assert isinstance(caught.value, DetkdError)
+
+
+def test_build_of_ours() -> None:
+    assert type(build({"_target_": "detkd.losses.base.DistillLoss"})) is detkd.losses.base.DistillLoss
+
+
+def test_call_problems_of_odd_callables() -> None:
+    assert call_problems(dict, {"anything": 1}, "x") == []
+    assert call_problems(functools.partial(Thing, size=1), {"ratio": 2.0}, "") == []
+
+    def free(**options: int) -> None: ...
+
+    def unknown_hint(value: NotImportedHere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    assert call_problems(free, {"anything": 1}, "x") == []
+    assert call_problems(unknown_hint, {"value": 1}, "x") == []
+    assert nearest("zzz", ["alpha"]) == ""

@@ -1,0 +1,126 @@
+"""What every recipe in conf/distill must do; a new one is covered the day its file exists."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import hydra.utils
+import pytest
+import torch
+import yaml
+
+from detkd.losses.recipe import Recipe
+from tests.losses.views import ANCHORS, BOTH, leaves, make_assignment, make_view, pick
+
+CONF = Path(__file__).parents[2] / "conf" / "distill"
+FILES = sorted(CONF.glob("*.yaml"))
+KEYS = {"terms", "region", "alpha", "lambda", "schedule", "heads"}
+NATIVE = {"one2many": 0.8, "one2one": 0.2}
+
+
+def build(path: Path) -> Recipe:
+    parts = hydra.utils.instantiate(yaml.safe_load(path.read_text()), _convert_="all")
+    assert set(parts) == KEYS
+    recipe = Recipe.from_parts(**{"kd_weight" if key == "lambda" else key: value for key, value in parts.items()})
+    recipe.setup((4, 4, 4), (4, 4, 4))
+    return recipe
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def recipe(request) -> Recipe:
+    return build(request.param)
+
+
+def views(images: int = 2, classes: int = 5, dtype: torch.dtype = torch.float32):
+    options = {"images": images, "classes": classes, "dtype": dtype, "bins": 4, "feats": True}
+    return make_view(1, grad=True, **options), make_view(2, grad=True, **options)
+
+
+def labels(images: int = 2, classes: int = 5, share: float = 0.2):
+    return {branch: make_assignment(3, images=images, classes=classes, share=share) for branch in BOTH}
+
+
+def test_the_default_files_exist():
+    assert {"none", "binary", "classic"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_key_is_explained(path):
+    unexplained = [line for line in path.read_text().splitlines() if "#" not in line]
+    assert unexplained == []
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_scalar_finite_nonnegative_and_backward(recipe, images, classes, share):
+    student, teacher = views(images, classes)
+    total, items = recipe(student, teacher, labels(images, classes, share), 0.5, NATIVE)
+    assert total.shape == ()
+    assert total.isfinite()
+    assert total >= 0
+    assert tuple(items) == recipe.columns(BOTH if len(recipe.terms) else ())
+    assert all(value.isfinite() and value >= 0 and not value.requires_grad for value in items.values())
+    if not len(recipe.terms):
+        assert total == 0
+        return
+    assert total > 0
+    total.backward()
+    gradients = [x.grad for x in leaves(student)]
+    assert all(grad is not None and grad.isfinite().all() and grad.abs().sum() > 0 for grad in gradients)
+    assert all(x.grad is None for x in leaves(teacher))
+
+
+def test_zero_when_equal(recipe):
+    _, teacher = views()
+    total, items = recipe(teacher, teacher, labels(), 0.5, NATIVE)
+    if not any(True for _ in recipe.parameters()):  # layers of a loss start anywhere
+        assert total == 0
+        assert all(value == 0 for value in items.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_finite_and_close(recipe, dtype):
+    student, teacher = views(dtype=dtype)
+    total, items = recipe(student, teacher, labels(), 0.5, NATIVE)
+    assert total.dtype == torch.float32
+    wide = [view._replace(heads={n: type(h)(*(x.detach().float() for x in h)) for n, h in view.heads.items()},
+                          strides=view.strides.float()) for view in (student, teacher)]  # fmt: skip
+    _, expected = recipe(*wide, labels(), 0.5, NATIVE)
+    for name, value in items.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-2, atol=1e-4)
+    if total.requires_grad:
+        total.backward()
+        assert all(x.grad.isfinite().all() for x in leaves(student))
+
+
+def test_autocast_changes_nothing(recipe):
+    student, teacher = views()
+    plain, _ = recipe(student, teacher, labels(), 0.5, NATIVE)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed, _ = recipe(student, teacher, labels(), 0.5, NATIVE)
+    torch.testing.assert_close(mixed, plain)
+
+
+def test_order_of_anchors_and_batch_size(recipe):
+    student, teacher = views()
+    total, _ = recipe(student, teacher, labels(), 0.5, NATIVE)
+    order, twice = torch.randperm(ANCHORS), torch.tensor([0, 1, 0, 1])
+    moved = {branch: type(label)(*(x[:, order] for x in label)) for branch, label in labels().items()}
+    again, _ = recipe(pick(student, anchors=order), pick(teacher, anchors=order), moved, 0.5, NATIVE)
+    torch.testing.assert_close(again, total)
+    doubled = {branch: type(label)(*(x[twice] for x in label)) for branch, label in labels().items()}
+    again, _ = recipe(pick(student, images=twice), pick(teacher, images=twice), doubled, 0.5, NATIVE)
+    torch.testing.assert_close(again, total)
+
+
+def test_pickle_copy_and_state(recipe):
+    student, teacher = views()
+    total, _ = recipe(student, teacher, labels(), 0.3, NATIVE)
+    for twin in (copy.deepcopy(recipe), pickle.loads(pickle.dumps(recipe))):
+        assert twin is not recipe
+        torch.testing.assert_close(twin(student, teacher, labels(), 0.3, NATIVE)[0], total, rtol=0, atol=0)
+        twin.load_state_dict(recipe.state_dict(), strict=True)
+        assert twin.state_dict().keys() == recipe.state_dict().keys()

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+
+from detkd.errors import ConfigError, PairError, ShapeError
+from detkd.losses.base import DistillLoss, Region
+from detkd.losses.binary import BinaryLogits
+from detkd.losses.boxes import BoxIoU, BoxL1
+from detkd.losses.pairing import detach_view, paired_heads
+from detkd.losses.recipe import Recipe, Schedule, Term
+from detkd.losses.regions import Everywhere
+from tests.losses.views import ANCHORS, leaves, make_assignment, make_view, pick
+
+NATIVE = {"one2many": 0.8, "one2one": 0.2}
+
+
+class Reads(DistillLoss):
+    """Reads what it is told to, and returns the mean student logit times a factor."""
+
+    def __init__(self, *uses: str, factor: float = 1.0) -> None:
+        super().__init__()
+        self.uses = frozenset(uses)
+        self.factor = factor
+
+    def forward(self, student, teacher, context):
+        return student.head(context.branch).logits.mean() * self.factor
+
+
+class Shape(DistillLoss):
+    def forward(self, student, teacher, context):
+        return student.head(context.branch).logits.sum(-1)
+
+
+class Layered(DistillLoss):
+    uses: ClassVar[frozenset[str]] = frozenset({"feats"})
+
+    def setup(self, student_channels, teacher_channels):
+        self.adapter = torch.nn.Conv2d(student_channels[0], teacher_channels[0], 1)
+
+    def forward(self, student, teacher, context):
+        return (self.adapter(student.feats[0]) - teacher.feats[0]).square().mean()
+
+
+class Flat(Region):
+    def forward(self, student, teacher, context):
+        return torch.ones(ANCHORS)
+
+
+def usual(**options) -> Recipe:
+    terms = [Term("cls", BinaryLogits(), 1.0), Term("giou", BoxIoU(), 2.5), Term("l1", BoxL1(), 1.5, ("one2many",))]
+    return Recipe(terms, **options)
+
+
+def call(recipe, student, teacher, assignments=None, progress=0.5, native=NATIVE):
+    return recipe(student, teacher, assignments or {}, progress, native)
+
+
+def test_total_is_the_weighted_sum_of_the_logged_values():
+    recipe = usual(kd_weight=3.0, schedule=Schedule("linear", end=0.0))
+    labels = {"one2many": make_assignment(3), "one2one": make_assignment(4, share=0.05)}
+    total, items = call(recipe, make_view(1), make_view(2), labels, progress=0.25)
+    assert list(items) == ["kd_cls", "kd_giou", "kd_l1", "kd_cls_o2o", "kd_giou_o2o"]
+    assert tuple(items) == recipe.columns(("one2many", "one2one"))
+    many = 1.0 * items["kd_cls"] + 2.5 * items["kd_giou"] + 1.5 * items["kd_l1"]
+    one = 0.2 * (items["kd_cls_o2o"] + 2.5 * items["kd_giou_o2o"])
+    torch.testing.assert_close(total, 3.0 * 0.75 * (many + one))
+    assert total.shape == ()
+    assert all(value > 0 for value in items.values())
+
+
+def test_logged_values_carry_no_weight_and_no_graph():
+    student, teacher = make_view(1, grad=True), make_view(2)
+    _, plain = call(usual(), student, teacher)
+    heavy = Recipe([Term("cls", BinaryLogits(), 9.0), Term("giou", BoxIoU(), 0.0)], kd_weight=7.0, alpha=0.1)
+    total, items = call(heavy, student, teacher, progress=0.0)
+    torch.testing.assert_close(items["kd_cls"], plain["kd_cls"])
+    torch.testing.assert_close(items["kd_giou"], plain["kd_giou"])
+    assert not any(value.requires_grad for value in items.values())
+    assert total.requires_grad
+
+
+def test_alpha_is_left_to_the_caller():
+    student, teacher = make_view(1), make_view(2)
+    totals = [call(usual(alpha=alpha), student, teacher)[0] for alpha in (0.0, 0.5, 1.0)]
+    assert totals[0] == totals[1] == totals[2]
+
+
+def test_zero_for_the_same_answers_and_zero_weight_in_the_warm_up():
+    view = make_view(2)
+    total, items = call(usual(), view, view, {"one2many": make_assignment(3)})
+    assert total == 0
+    assert all(value == 0 for value in items.values())
+    student = make_view(1, grad=True)
+    total, items = call(usual(schedule=Schedule(warmup=0.1)), student, view, progress=0.0)
+    assert total == 0
+    assert not total.requires_grad
+    assert items["kd_cls"] > 0  # still shown
+
+
+def test_gradient_only_to_the_student_even_from_a_careless_loss():
+    class Careless(DistillLoss):
+        def forward(self, student, teacher, context):
+            gap = student.head(context.branch).logits - teacher.head(context.branch).logits
+            return gap.square().mean() + (student.feats[0] - teacher.feats[0]).square().mean()
+
+    student, teacher = make_view(1, grad=True, feats=True), make_view(2, grad=True, feats=True)
+    teacher.feats[0].requires_grad_()
+    recipe = Recipe([Term("raw", Careless()), Term("giou", BoxIoU())])
+    call(recipe, student, teacher, {"one2many": make_assignment(3)})[0].backward()
+    assert all(x.grad.abs().sum() > 0 for x in leaves(student))
+    assert all(x.grad is None for x in leaves(teacher))
+    assert teacher.feats[0].grad is None
+
+
+def test_batch_size_cancels():
+    recipe = usual(region=Everywhere())
+    student, teacher, twice = make_view(1), make_view(2), torch.tensor([0, 1, 0, 1])
+    labels = make_assignment(3)
+    once, _ = call(recipe, student, teacher, {"one2many": labels})
+    doubled = type(labels)(*(x[twice] for x in labels))
+    both = call(recipe, pick(student, images=twice), pick(teacher, images=twice), {"one2many": doubled})[0]
+    torch.testing.assert_close(both, once)
+    torch.testing.assert_close(4 * both, 2 * (2 * once))  # times B, as the caller does: twice the images, twice the sum
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"),
+    [
+        (("one2many", "one2one"), ("one2many", "one2one"), ("one2many", "one2one")),
+        (("one2many", "one2one"), ("one2many",), ("one2many",)),
+        (("one2many",), ("one2many", "one2one"), ("one2many",)),
+        (("one2one",), ("one2many", "one2one"), ("one2one",)),
+    ],
+)
+def test_heads_pair_with_the_same_head_only(student, teacher, expected):
+    assert paired_heads(student, teacher) == expected
+    _, items = call(usual(), make_view(1, heads=student), make_view(2, heads=teacher))
+    assert tuple(items) == usual().columns(expected)
+
+
+def test_one2one_never_learns_from_one2many():
+    student = make_view(1, grad=True)
+    call(usual(), student, make_view(2, heads=("one2many",)))[0].backward()
+    assert student.head("one2many").logits.grad.abs().sum() > 0
+    assert student.head("one2one").logits.grad is None
+    assert student.head("one2one").distances.grad is None
+
+
+def test_heads_that_find_no_teacher():
+    student, one = make_view(1), make_view(2, heads=("one2one",))
+    with pytest.raises(PairError, match=r"teacher: has no one2many head to teach .* set distill.heads.one2many=0"):
+        call(usual(), student, one)
+    _, items = call(usual(head_weights={"one2many": 0}), student, one)
+    assert list(items) == ["kd_cls_o2o", "kd_giou_o2o"]
+    with pytest.raises(PairError, match=r"distill\.heads: nothing to distil, student has .* teacher .*one2many"):
+        call(usual(head_weights={"one2many": 0}), student, make_view(2, heads=("one2many",)))
+
+
+def test_head_weights():
+    student, teacher = make_view(1), make_view(2)
+    only = [Term("cls", BinaryLogits())]
+    total, items = call(Recipe(only, head_weights={"one2many": "native", "one2one": 3}), student, teacher)
+    torch.testing.assert_close(total, 0.8 * items["kd_cls"] + 3 * items["kd_cls_o2o"])
+    with pytest.raises(ConfigError, match=r"distill\.heads\.one2one: 'native' needs the detector's own weights"):
+        call(Recipe(only), student, teacher, native={"one2many": 1.0})
+    total, items = call(Recipe(only), student, teacher, native={"one2many": 0.0, "one2one": 0.0})
+    torch.testing.assert_close(total, items["kd_cls"])
+
+
+@pytest.mark.parametrize("missing", ["dist", "feats"])
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_missing_outputs_are_refused_by_name(missing, role):
+    full = make_view(1, bins=4, feats=True)
+    lacking = make_view(2, feats=True) if missing == "dist" else make_view(2, bins=4)
+    recipe = Recipe([Term("extra", Reads(missing))])
+    assert recipe.uses == {missing}
+    pair = (lacking, full) if role == "student" else (full, lacking)
+    with pytest.raises(PairError, match=f"distill.terms.extra: reads {missing}, which the {role}'s one2many head"):
+        call(recipe, *pair)
+    call(recipe, full, full)
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ShapeError, match=r"distill.terms.odd.loss: must return a scalar, got shape \(2, 64\)"):
+        call(Recipe([Term("odd", Shape())]), make_view(1), make_view(2))
+    with pytest.raises(ShapeError, match=r"distill.region: must have one weight per image and anchor, \(2, 64\)"):
+        call(usual(region=Flat()), make_view(1), make_view(2))
+    with pytest.raises(ShapeError, match=r"distill.region: .* got shape \(2, 9\)"):
+        call(usual(), make_view(1), pick(make_view(2), anchors=slice(9)))
+    with pytest.raises(ShapeError, match=r"logits: student has shape \(2, 64, 5\), teacher \(2, 64, 7\)"):
+        call(usual(), make_view(1), make_view(2, classes=7))
+
+
+def test_setup_reaches_layers_and_they_train():
+    recipe = Recipe([Term("maps", Layered()), Term("cls", BinaryLogits())])
+    recipe.setup((4, 4, 4), (4, 4, 4))
+    assert [name for name, _ in recipe.named_parameters()] == ["terms.maps.adapter.weight", "terms.maps.adapter.bias"]
+    call(recipe, make_view(1, feats=True), make_view(2, feats=True))[0].backward()
+    assert recipe.terms["maps"].adapter.weight.grad.abs().sum() > 0
+
+
+def test_a_recipe_without_terms_is_silent():
+    recipe = Recipe([], alpha=1.0)
+    total, items = call(recipe, make_view(1), make_view(2, heads=("one2one",)))
+    assert total == 0
+    assert items == {}
+    assert recipe.uses == frozenset()
+
+
+def test_detach_view_keeps_values():
+    view = make_view(1, grad=True, bins=4, feats=True)
+    cut = detach_view(view)
+    assert torch.equal(cut.head("one2one").dist, view.head("one2one").dist)
+    assert torch.equal(cut.head("one2one").boxes_xyxy, view.head("one2one").boxes_xyxy)
+    assert not cut.head("one2one").logits.requires_grad
+    assert make_view(1).feats is detach_view(make_view(1)).feats is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": 1.3}, r"distill.alpha: must be in \[0, 1\], got 1.3; 1 is the detection loss alone"),
+        ({"alpha": "half"}, "distill.alpha: must be a finite number, got 'half'"),
+        ({"alpha": True}, "distill.alpha: must be a finite number, got True"),
+        ({"kd_weight": -1}, "distill.lambda: must be >= 0, got -1"),
+        ({"kd_weight": float("inf")}, "distill.lambda: must be a finite number, got inf"),
+        ({"heads": {"one2many": -0.5}}, "distill.heads.one2many: must be >= 0, got -0.5; 'native' follows"),
+        ({"heads": {"one2many": "auto"}}, "distill.heads.one2many: must be a finite number, got 'auto'"),
+        ({"heads": {"one2mny": 1}}, "distill.heads.one2mny: unknown key; did you mean one2many?"),
+        ({"schedule": {"kind": "step"}}, "distill.schedule.kind: unknown choice, got 'step'; use one of constant, cos"),
+        ({"terms": {}}, "distill.terms: is empty, but distill.alpha=0.5 would scale the detection loss down"),
+        ({"terms": {"cls": {"weight": 1.0}}}, "distill.terms.cls.loss: is missing"),
+        ({"terms": {"cls": None}}, "distill.terms.cls: must hold loss and weight, got None"),
+        ({"terms": {"cls": {"loss": 3}}}, "distill.terms.cls.loss: must be a DistillLoss, got int"),
+        ({"terms": {"cls": {"loss": BinaryLogits(), "wieght": 1}}}, "cls.wieght: unknown key; did you mean weight?"),
+        ({"terms": {"a.b": {"loss": BinaryLogits()}}}, "distill.terms.a.b: can't name a term"),
+        ({"terms": {"items": {"loss": BinaryLogits()}}}, "distill.terms.items: can't name a term"),
+        ({"terms": {"cls": {"loss": BinaryLogits(), "weight": -2}}}, "distill.terms.cls.weight: must be >= 0, got -2"),
+        (
+            {"terms": {"cls": {"loss": BinaryLogits(), "branches": ["o2m"]}}},
+            "distill.terms.cls.branches: unknown choice, got 'o2m'; use one of one2many, one2one",
+        ),
+    ],
+)
+def test_config_errors(options, message):
+    parts = {"terms": {"cls": {"loss": BinaryLogits()}}, **options}
+    with pytest.raises(ConfigError, match=message):
+        Recipe.from_parts(**parts)
+
+
+def test_all_problems_with_terms_at_once():
+    with pytest.raises(ConfigError) as caught:
+        Recipe.from_parts({"a": {"loss": BinaryLogits(), "weight": -1}, "b": {}, "c": {"loss": BinaryLogits()}})
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        "distill.terms.a.weight",
+        "distill.terms.b.loss",
+    ]
+    with pytest.raises(ConfigError, match=r"distill\.terms: names must differ"):
+        Recipe([Term("cls", BinaryLogits()), Term("cls", BinaryLogits())])
+
+
+def test_from_parts_accepts_one_branch_as_text():
+    recipe = Recipe.from_parts({"cls": {"loss": BinaryLogits(), "weight": 2, "branches": "one2one"}})
+    assert recipe.columns(("one2many", "one2one")) == ("kd_cls_o2o",)
+    assert recipe.weights == {"cls": 2.0}

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import detkd.environment
+
+import pytest
+import torch
+from ultralytics.cfg import get_cfg
+
+from detkd.errors import PairError
+from detkd.losses.binary import BinaryLogits
+from detkd.losses.boxes import BoxIoU, BoxL1
+from detkd.losses.recipe import Recipe
+from detkd.models.distilled import DistilledDetector
+from detkd.models.teacher import LiveTeacher
+from tests.inference.tiny import NAMES, tiny_model
+
+
+def recipe(alpha: float = 0.5, **more: object) -> Recipe:
+    terms = {
+        "cls": {"loss": BinaryLogits()},
+        "giou": {"loss": BoxIoU(), "weight": 2.5},
+        "l1": {"loss": BoxL1(), "weight": 1.5},
+    }
+    return Recipe.from_parts(terms, alpha=alpha, **more)  # type: ignore[arg-type]
+
+
+def pair(student: str = "yolo26n.yaml", teacher: str = "yolo26n.yaml", alpha: float = 0.5) -> DistilledDetector:
+    model = tiny_model(student, seed=1)
+    model.args = get_cfg()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    wrapped = DistilledDetector(model, LiveTeacher(tiny_model(teacher, seed=2), NAMES), recipe(alpha))
+    wrapped.probe(64, 64)
+    return wrapped.train()
+
+
+def batch(images: int = 2) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return {
+        "img": torch.rand(images, 3, 64, 64, generator=generator),
+        "cls": torch.zeros(images, 1),
+        "bboxes": torch.full((images, 4), 0.5),
+        "batch_idx": torch.arange(float(images)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "heads"),
+    [
+        ("yolo26n.yaml", "yolo26n.yaml", 2),
+        ("yolo26n.yaml", "yolov8n.yaml", 1),  # an NMS-type teacher never teaches the NMS-free head
+        ("yolov8n.yaml", "yolo26n.yaml", 1),
+        ("yolo11n.yaml", "yolov8n.yaml", 1),
+    ],
+)
+def test_every_pair_of_families_distils(student: str, teacher: str, heads: int) -> None:
+    model = pair(student, teacher)
+    loss, items = model.loss(batch())
+    assert len([name for name in items if name.startswith("kd_")]) == 3 * heads
+    assert all(bool(torch.isfinite(value)) for value in items.values())
+    assert float(items["kd"]) > 0
+    loss.sum().backward()
+    weights = [p.grad for p in model.student_model.parameters() if p.grad is not None]
+    assert sum(float(g.abs().sum()) for g in weights) > 0
+    assert tuple(items)[-len(model.kd_names) :] == model.kd_names
+
+
+def test_total_is_alpha_times_detection_plus_the_rest_times_distillation() -> None:
+    model = pair(alpha=0.25)
+    data = batch(3)
+    plain, _ = copy.deepcopy(model.student_model).train().loss(data)
+    total, items = model.loss(data)
+    torch.testing.assert_close(total[:-1], 0.25 * plain)
+    torch.testing.assert_close(total[-1], 0.75 * 3 * items["kd"])
+
+
+def test_alpha_one_is_plain_training() -> None:
+    model = pair(alpha=1.0)
+    plain = copy.deepcopy(model.student_model).train()
+    plain.loss(batch())[0].sum().backward()
+    model.loss(batch())[0].sum().backward()
+    for (name, a), (_, b) in zip(plain.named_parameters(), model.student_model.named_parameters(), strict=True):
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+def test_the_teacher_is_frozen_and_in_no_state_copy_or_pickle() -> None:
+    model = pair()
+    teacher = model._source[0].model  # type: ignore[attr-defined]
+    before = copy.deepcopy(teacher.state_dict())
+    for _ in range(2):
+        model.loss(batch())[0].sum().backward()
+    assert not teacher.training
+    assert all(not p.requires_grad and p.grad is None for p in teacher.parameters())
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(name.startswith(("student_model.", "recipe.")) for name in model.state_dict())
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(copy.deepcopy(model)))):
+        assert twin._source == []
+        assert twin.kd_names == model.kd_names
+
+
+def test_a_student_equal_to_its_teacher_has_nothing_to_learn() -> None:
+    twin = tiny_model(seed=4)
+    twin.args = get_cfg()
+    model = DistilledDetector(twin, LiveTeacher(copy.deepcopy(twin), NAMES), recipe())
+    model.probe(64, 64)
+    model.train()
+    for module in twin.modules():  # the teacher uses running statistics; let the student do so too
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    _, items = model.loss(batch())
+    for name in model.kd_names:
+        assert float(items[name]) == pytest.approx(0, abs=1e-3), name
+
+
+def test_evaluation_runs_no_teacher_and_logs_zeros() -> None:
+    model = pair().eval()
+    model._source.clear()
+    with torch.no_grad():
+        preds = model(batch()["img"])
+        loss, items = model.loss(batch(), preds)
+    assert len(loss) == 4
+    assert all(float(items[name]) == 0 for name in model.kd_names)
+
+
+def test_a_teacher_at_twice_the_resolution() -> None:
+    model = pair()
+    model.probe(64, 128)
+    data = batch()
+    data["img_teacher"] = torch.nn.functional.interpolate(data["img"], scale_factor=2)
+    _, items = model.loss(data)
+    assert float(items["kd"]) > 0
+    with pytest.raises(PairError, match=r"teacher\.imgsz"):
+        model.probe(64, 96)
+
+
+def test_a_teacher_that_lost_its_head_is_refused() -> None:
+    fused = tiny_model()
+    fused.end2end = True
+    fused.fuse(verbose=False)
+    with pytest.raises(PairError, match="have lost their one2many head"):
+        LiveTeacher(fused, NAMES)
+
+
+def test_classes_are_reordered_for_the_student() -> None:
+    model = tiny_model(seed=2)
+    straight, turned = LiveTeacher(copy.deepcopy(model), NAMES), LiveTeacher(model, NAMES[::-1])
+    student = pair()
+    outputs = student.student_model(batch()["img"])
+    from detkd.models.head import read_view
+
+    view = read_view(outputs, student.student_model.model[-1])
+    a, b = straight.answer(batch(), view), turned.answer(batch(), view)
+    torch.testing.assert_close(a.head("one2many").logits.flip(-1), b.head("one2many").logits)
