@@ -20,7 +20,10 @@ from detkd.faults import translate
 from detkd.quoting import quote, split_commas, split_options
 from detkd.signature import nearest
 
-__all__ = ["main", "run"]
+__all__ = ["CONDITION_MET", "main", "run"]
+
+CONDITION_MET = 3
+"""Exit status when `fail_if` holds; 0 is success, 1 a bug, 2 something the user can fix, 130 an interruption."""
 
 # Where Hydra would put its own logs and folders. Run folders are ours; a sweep gets one folder with one inside per job.
 _HYDRA = {
@@ -98,8 +101,8 @@ def _job_folder(values: dict[str, Any], typed: Sequence[str]) -> None:
     print(f"job {state.job.num}: {' '.join(typed)} -> {values['out']}", file=sys.stderr)
 
 
-def _perform(verb: str, cfg: Any) -> float | None:
-    """Run one job: plain values in, the number a sweeper optimises out."""
+def _perform(verb: str, cfg: Any) -> tuple[float | None, bool]:
+    """Run one job; return the number a sweeper optimises, and whether a condition such as `fail_if` holds."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
@@ -111,7 +114,7 @@ def _perform(verb: str, cfg: Any) -> float | None:
     api = importlib.import_module("detkd.api")
     result = getattr(api, verb)(values)
     objective = getattr(result, "objective", None)
-    return None if objective is None else float(objective)
+    return None if objective is None else float(objective), bool(getattr(result, "failed", False))
 
 
 def _application(verb: str, typed: Sequence[str]) -> Callable[[], Any]:
@@ -123,11 +126,14 @@ def _application(verb: str, typed: Sequence[str]) -> Callable[[], Any]:
     def task(cfg: Any) -> float | None:
         sys.argv = ["detkd", verb, *typed]
         try:
-            return _perform(verb, cfg)
+            objective, failed = _perform(verb, cfg)
         except Exception as err:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise _JobFailed(err) from err
             raise _Stopped(err) from err
+        if failed and HydraConfig.get().mode != RunMode.MULTIRUN:
+            sys.exit(CONDITION_MET)  # nothing went wrong: a condition was asked for, and holds
+        return objective
 
     decorate = hydra.main(version_base="1.3", config_path=paths.CONFIG_PATH, config_name=verb)
     return cast("Callable[[], Any]", decorate(task))

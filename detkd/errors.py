@@ -1,6 +1,6 @@
 """Errors a user can act on. Everything raised on purpose derives from `DetkdError`.
 
-The command line prints such an error as one line and exits with status 2; anything else is a bug and keeps its traceback.
+The command line prints such an error as one line and exits with status 2; anything else is a bug.
 A message reads `key: what is wrong, got VALUE; what to do`.
 """
 

@@ -60,9 +60,8 @@ def translate(err: Exception, verb: str, keys: Collection[str], groups: Collecti
         return ConfigError(f"{override}: can't be read as key=value; put the value in single quotes inside double ones")
     if "InterpolationKeyError" in kinds:
         wrong = re.search(r"key '([^']+)'", message)
-        return ConfigError(
-            f"{full_key}: ${{{wrong[1] if wrong else '...'}}} names no key; fix the name, or write \\${{ to mean ${{ itself"
-        )
+        asked = f"${{{wrong[1] if wrong else '...'}}}"
+        return ConfigError(f"{full_key}: {asked} names no key; fix the name, or write \\${{ to mean ${{ itself")
     if "ConfigCompositionException" in kinds:
         found = _no_key(message, keys, groups)
         if found:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,8 +15,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
-__all__ = ["console", "new_progress", "out", "track"]
+__all__ = ["NotedProgress", "console", "new_progress", "out", "track"]
 
 T = TypeVar("T")
 
@@ -24,9 +25,25 @@ console = Console(stderr=True)
 out = Console()
 
 
-def new_progress() -> Progress:
+class NotedProgress(Progress):
+    """A progress display with a line of text below its bars.
+
+    Attributes:
+        line: The text; nothing is shown while it is empty.
+    """
+
+    line = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield the bars, then the line."""
+        yield from super().get_renderables()
+        if self.line:
+            yield Text(self.line, style="dim")
+
+
+def new_progress() -> NotedProgress:
     """Return a progress display with elapsed and remaining time."""
-    return Progress(
+    return NotedProgress(
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=24),
         TaskProgressColumn(),
@@ -34,7 +51,6 @@ def new_progress() -> Progress:
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}"),
         console=console,
     )
 
@@ -47,9 +63,9 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         description: Short label in front of the bar.
         total: Number of items, when `items` has no length.
     """
-    size = total if total is not None else len(items) if hasattr(items, "__len__") else None
+    size = total if total is not None else len(items) if isinstance(items, Sized) else None
     with new_progress() as progress:
-        task = progress.add_task(description, total=size, note="")
+        task = progress.add_task(description, total=size)
         for item in items:
             yield item
             progress.advance(task)

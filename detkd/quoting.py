@@ -26,7 +26,7 @@ __all__ = ["OPEN_KEYS", "TEXT_KEYS", "literal", "quote", "rewrite", "split_comma
 # fmt: off
 TEXT_KEYS = frozenset({
     "after", "before", "control", "detections", "device", "fail_if", "gt", "name", "out", "resume", "source", "teacher",
-    "data.name", "data.images", "data.train", "data.val", "data.test", "data.split.pattern", "data.split.field",
+    "data.name", "data.train", "data.val", "data.test", "data.split.pattern", "data.split.field",
 })
 """Keys whose value is a text, whatever it looks like (next to every key that ends in `.path`)."""
 

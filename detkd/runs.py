@@ -27,7 +27,7 @@ _PACKAGES = (
 
 def environment_record() -> dict[str, Any]:
     """Return versions, machine and commit, as JSON values."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             versions[name] = metadata.version(name)

@@ -84,7 +84,7 @@ def call_problems(target: Callable[..., Any], arguments: Mapping[str, Any], wher
     except (TypeError, ValueError):  # some C extensions have no signature; calling them tells
         return []
     try:
-        function = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
+        function = target.__init__ if inspect.isclass(target) else target
         hints = get_type_hints(function)
     except Exception:  # a hint may name something that is only imported for type checkers
         hints = {}

@@ -1,7 +1,7 @@
 """Detection data in one form, whatever the files on disk looked like.
 
-Everything downstream (training, evaluation, prediction, export calibration) works on these records and never touches the
-folders the images came from.
+Everything downstream (training, evaluation, prediction, export calibration) works on these records and never touches
+the folders the images came from.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class DetectionSet:
 
 @dataclass(frozen=True)
 class SkippedItem:
-    """Something that was left out and why: `where` names file and record, `problem` is a short slug, `detail` a sentence."""
+    """Something left out and why: `where` names file and record, `problem` is a short slug, `detail` a sentence."""
 
     split: str
     where: str

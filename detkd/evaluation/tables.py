@@ -67,27 +67,30 @@ def _count(value: float | None) -> str:
 
 
 def metrics_table(results: Iterable[Result], *, title: str = "COCO evaluation (points)") -> Table:
-    """Return one line per detector: cost where any is known, then AP, AP50, AP75, sizes and AR100.
+    """Return one column per detector: AP, AP50, AP75, sizes and AR100, then cost where any is known.
+
+    Detectors are columns because several of them then fit a terminal of 80 characters.
 
     Args:
         results: Name, numbers and cost (or None) of each detector; the head is named from the cost, else the protocol.
         title: Heading of the table.
     """
-    rows = list(results)
-    with_cost = any(cost for _, _, cost in rows)
-    shown = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100")
-    table = Table(title=title, caption=_latency_caption(rows) if with_cost else None)
-    table.add_column("detector")
-    for name in COST_COLUMNS if with_cost else ("head",):
-        table.add_column(name, justify="left" if name == "head" else "right")
-    for name in shown:
-        table.add_column(name.replace("_", " "), justify="right")
-    for name, metrics, cost in rows:
-        cells = list(cost_cells(cost))
+    entries = list(results)
+    with_cost = any(cost for _, _, cost in entries)
+    table = Table(title=title, caption=_latency_caption(entries) if with_cost else None)
+    table.add_column("")
+    for name, _, _ in entries:
+        table.add_column(_plain(name), justify="right")
+    for key in ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100"):
+        table.add_row(key.replace("_", " "), *(format_points(getattr(metrics, key)) for _, metrics, _ in entries))
+    table.add_section()
+    costs = [list(cost_cells(cost)) for _, _, cost in entries]
+    for cells, (_, metrics, _) in zip(costs, entries, strict=True):
         if cells[-1] == "-":
             cells[-1] = str((metrics.protocol.get("settings") or {}).get("head", "-"))
-        before = cells if with_cost else cells[-1:]
-        table.add_row(_plain(name), *map(Text, before), *(format_points(getattr(metrics, key)) for key in shown))
+    for row, label in enumerate(COST_COLUMNS):
+        if with_cost or label == "head":
+            table.add_row(label, *(Text(cells[row]) for cells in costs))
     return table
 
 
@@ -97,22 +100,23 @@ def _latency_caption(rows: Sequence[Result]) -> str:
 
 
 def per_class_table(results: Iterable[Result], *, title: str = "per class (points)") -> Table:
-    """Return one line per class: labelled objects, images, then AP, AP50, AP75 and AR100 of every detector.
+    """Return one line per class: labelled objects, images, then AP and AP50 of every detector (all four of one alone).
 
     Args:
         results: As for `metrics_table`; all on the same classes.
         title: Heading of the table.
     """
-    rows = list(results)
+    entries = list(results)
+    shown = CLASS_NAMES if len(entries) == 1 else ("AP", "AP50")
     table = Table(title=title)
     table.add_column("class")
     table.add_column("objects", justify="right")
     table.add_column("images", justify="right")
-    for name, _, _ in rows:
-        for key in CLASS_NAMES:
-            table.add_column(_plain(f"{name} {key}" if len(rows) > 1 else key), justify="right")
-    for name, numbers in rows[0][1].per_class.items() if rows else ():
-        cells = [format_points(getattr(m.per_class[name], key)) for _, m, _ in rows for key in CLASS_NAMES]
+    for name, _, _ in entries:
+        for key in shown:
+            table.add_column(_plain(f"{name}\n{key}" if len(entries) > 1 else key), justify="right")
+    for name, numbers in entries[0][1].per_class.items() if entries else ():
+        cells = [format_points(getattr(m.per_class[name], key)) for _, m, _ in entries for key in shown]
         table.add_row(_plain(name), str(numbers.objects), str(numbers.images), *cells)
     return table
 

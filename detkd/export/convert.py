@@ -7,6 +7,7 @@ nobody is told about it (the OpenVINO tools and Ultralytics would send usage sta
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import warnings
@@ -24,7 +25,6 @@ from ultralytics.engine.exporter import Exporter
 from detkd.errors import ModelError
 from detkd.inference.images import letterbox, read_image
 from detkd.models.weights import load_detector, quiet
-from detkd.progress import new_progress
 
 __all__ = ["FORMATS", "CalibrationImages", "convert"]
 
@@ -47,13 +47,10 @@ class CalibrationImages:
         return len(self._paths)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        with new_progress() as progress:
-            task = progress.add_task("calibrate", total=len(self._paths), note="")
-            for path in self._paths:
-                canvas, _ = letterbox(read_image(path), self._shape)
-                pixels = np.ascontiguousarray(canvas[..., ::-1].transpose(2, 0, 1))
-                yield {"img": torch.from_numpy(pixels)[None]}  # RGB, (1, 3, H, W) uint8
-                progress.advance(task)
+        for path in self._paths:
+            canvas, _ = letterbox(read_image(path), self._shape)
+            pixels = np.ascontiguousarray(canvas[..., ::-1].transpose(2, 0, 1))
+            yield {"img": torch.from_numpy(pixels)[None]}  # RGB, (1, 3, H, W) uint8
 
 
 class _Exporter(Exporter):
@@ -117,6 +114,10 @@ def convert(
         overrides["data"] = f"{len(calibration)} images"
     try:
         with _undisturbed():
+            if bits == 8:
+                import nncf  # here, because it takes seconds
+
+                nncf.set_log_level(logging.ERROR)  # its progress bars stay
             exporter = _Exporter(overrides=overrides)
             exporter.calibration = calibration
             made = Path(exporter(model))

@@ -121,7 +121,7 @@ class Detector:
         path, backend = open_backend(weights, device=torch_device(device), nms=nms, half=half, max_det=max_det)
         shape = backend.shape
         if shape is None:
-            imgsz = imgsz or backend.trained_imgsz or 640
+            imgsz = (backend.trained_imgsz or 640) if imgsz is None else imgsz
             _check_range("imgsz", imgsz, backend.stride, None)
             if imgsz % backend.stride:
                 nearest = -(-imgsz // backend.stride) * backend.stride

@@ -98,17 +98,19 @@ def detect_set(detector: Detector, dataset: DetectionSet, *, progress: bool = Tr
 def to_coco_results(
     image_id: int, boxes_xyxy: Any, scores: Any, classes: Any, categories: dict[int, int]
 ) -> list[dict[str, Any]]:
-    """Return one COCO result per box (N, 4) whose class is in `categories` (class index to category id)."""
-    return [
-        {
-            "image_id": image_id,
-            "category_id": categories[index],
-            "bbox": [round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(score, 6),
-        }
-        for (x1, y1, x2, y2), score, index in zip(boxes_xyxy.tolist(), scores.tolist(), classes.tolist(), strict=True)
-        if index in categories
-    ]
+    """Return one COCO result per box (N, 4) whose class is in `categories` (class index to category id).
+
+    Boxes without area (a detector in its first steps, a box outside the image before clipping) can match no object and
+    are left out.
+    """
+    results = []
+    for (x1, y1, x2, y2), score, index in zip(boxes_xyxy.tolist(), scores.tolist(), classes.tolist(), strict=True):
+        x, y, width, height = (round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1))
+        if index in categories and width > 0 and height > 0:
+            box = [x, y, width, height]
+            category = categories[index]
+            results.append({"image_id": image_id, "category_id": category, "bbox": box, "score": round(score, 6)})
+    return results
 
 
 def _plain(name: str) -> str:

@@ -98,7 +98,8 @@ class DistilledDetector(nn.Module):
 
     def fuse(self, verbose: bool = True, imgsz: int | list[int] = 640) -> nn.Module:
         """Return the student, fused for inference."""
-        return self.student_model.fuse(verbose=verbose, imgsz=imgsz)
+        fused: nn.Module = self.student_model.fuse(verbose=verbose, imgsz=imgsz)
+        return fused
 
     @property
     def criterion(self) -> Any:

@@ -13,10 +13,9 @@ from detkd.io import sha256, write_json
 from detkd.progress import console, out
 from detkd.runs import environment_record, finish_run
 from detkd.tasks.common import get_data, report_set
-from detkd.tasks.distill import distill_on
-from detkd.tasks.pictures import write_side_by_side
+from detkd.tasks.distill import distill_on, pictured
 from detkd.tasks.results import DemoResult, DistillResult
-from detkd.tasks.train import begin
+from detkd.tasks.train import begin, keep_pictures, resumable
 
 __all__ = ["PACKAGED_TEACHER", "demo"]
 
@@ -51,19 +50,12 @@ def demo(config: dict[str, Any]) -> DemoResult:
     spec = get_data(config["data"], folder)
     reported = report_set(spec, "last")
     console.rule("2/4 control and student")
-    result = distill_on({**config, "control": True}, spec, folder, resume=resume)
+    with resumable(folder):
+        result = distill_on({**config, "control": True}, spec, folder, resume=resume)
     assert result.control is not None
     assert result.teacher is not None
     console.rule("3/4 pictures")
-    control_weights = result.control.folder / "weights" / "last.pt"
-    pictures = write_side_by_side(
-        [("control", control_weights), ("distilled", result.weights)],
-        reported,
-        folder / "pictures",
-        count=int(config["pictures"]),
-        imgsz=int(config["imgsz"]),
-        nms=config.get("nms"),
-    )
+    keep_pictures(config, pictured(result), spec, folder)
     console.rule("4/4 export")
     exported = export_model(
         result.weights,
@@ -90,7 +82,7 @@ def demo(config: dict[str, Any]) -> DemoResult:
         f"({config['seed']}); one seed, this test set"
     )
     finish_run(folder, gain=summary["gain"])
-    console.print(f"pictures: {pictures[0].parent}\nsummary: {folder / 'summary.json'}\nstudent: {result.weights}")
+    console.print(f"pictures: {folder / 'pictures'}\nsummary: {folder / 'summary.json'}\nstudent: {result.weights}")
     console.print(
         f"exported: {exported.path}\ncomparison: {folder / 'compare.md'}\nfinished in {summary['seconds']:.0f} s"
     )

@@ -16,7 +16,7 @@ from detkd.progress import console, out
 from detkd.runs import finish_run, start_run
 from detkd.tasks.common import evaluate_weights, get_data, report_set, split_of
 from detkd.tasks.results import DistillResult, EvaluateResult, TrainResult
-from detkd.tasks.train import begin, train_and_evaluate
+from detkd.tasks.train import begin, keep_pictures, resumable, train_and_evaluate
 
 __all__ = ["distill", "make_recipe"]
 
@@ -63,7 +63,9 @@ def distill(config: dict[str, Any]) -> DistillResult | None:
         return None
     folder, config, resume = begin(config, "distill")
     spec = get_data(config["data"], folder)
-    result = distill_on(config, spec, folder, resume=resume)
+    with resumable(folder):
+        result = distill_on(config, spec, folder, resume=resume)
+        keep_pictures(config, pictured(result), spec, folder)
     rows: list[tuple[str, Metrics, dict[str, Any] | None]] = []
     if result.teacher is not None:
         rows.append(("teacher", result.teacher, result.teacher_cost))
@@ -76,6 +78,14 @@ def distill(config: dict[str, Any]) -> DistillResult | None:
         out.print(f"distilled minus control: {result.gain:+.2f} AP (one seed, this test set only)")
     console.print(f"weights: {result.weights}")
     return result
+
+
+def pictured(result: DistillResult) -> list[tuple[str, Path]]:
+    """Return title and weights of the models to show side by side."""
+    models = [("distilled", result.weights)]
+    if isinstance(result.control, TrainResult):
+        models.insert(0, ("control", result.control.weights))
+    return models
 
 
 def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resume: bool = False) -> DistillResult:
@@ -148,7 +158,7 @@ def _control(config: Mapping[str, Any], spec: DataSpec, folder: Path) -> Evaluat
     target = folder / "control"
     resume = (target / "run.json").is_file()
     if not resume:
-        plain = {k: v for k, v in config.items() if k not in {"teacher", "distill", "control", "student"}}
+        plain = {k: v for k, v in config.items() if k not in {"teacher", "distill", "control", "student", "dry_run"}}
         target.mkdir(parents=True, exist_ok=True)
         start_run(target, "train", {**plain, "model": config["student"], "out": str(target)})
     result = train_and_evaluate(config, config["student"], spec, target, resume=resume, description="control")

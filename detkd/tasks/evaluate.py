@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from detkd.data.coco import to_coco
 from detkd.errors import ConfigError
 from detkd.evaluation.coco import evaluate_detections
 from detkd.evaluation.tables import metrics_table, per_class_table
@@ -32,13 +33,9 @@ def evaluate(config: dict[str, Any]) -> EvaluateResult:
         spec = get_data(config["data"], folder)
         dataset = named_split(spec, config.get("split"))
     if detections is not None:
-        truth = config.get("gt")
-        if truth is None and dataset is None:
-            raise ConfigError("gt: missing; name the labels, e.g. gt=annotations/val.json, or data=... split=val")
+        truth = config.get("gt") or (None if dataset is None else to_coco(dataset))
         if truth is None:
-            from detkd.data.coco import to_coco
-
-            truth = to_coco(dataset)
+            raise ConfigError("gt: missing; name the labels, e.g. gt=annotations/val.json, or data=... split=val")
         metrics = evaluate_detections(truth, Path(detections), engine=str(config["engine"]))
         cost: dict[str, Any] = {}
         write_json(folder / "metrics.json", {"metrics": metrics.to_dict(), "cost": cost, "detections": str(detections)})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from detkd.progress import console
 from detkd.runs import finish_run, new_folder, start_run
-from detkd.tasks.common import get_data, named_split
+from detkd.tasks.common import get_data, split_of
 
 if TYPE_CHECKING:
     from detkd.export.exporter import ExportResult
@@ -20,13 +20,13 @@ def export(config: dict[str, Any]) -> ExportResult:
     from detkd.models.weights import resolve
 
     weights = resolve(config["model"]["path"], key="model")
-    folder = new_folder(config.get("out"), "export")
+    folder = new_folder(config.get("out"), config.get("name") or "export")
     start_run(folder, "export", config)
     calibration = check = None
     if (config.get("data") or {}).get("path") is not None:
         spec = get_data(config["data"], folder)
         calibration = spec.splits.get("train")
-        check = named_split(spec, config.get("split"))
+        check = split_of(spec, "val", "test", "train", key="data")
     tolerance = config["tolerance"]
     result = export_model(
         weights,
@@ -37,7 +37,7 @@ def export(config: dict[str, Any]) -> ExportResult:
         calibration=calibration,
         check=check,
         images=int(config["images"]),
-        tolerance_ap=tolerance.get("AP"),
+        tolerance_ap=tolerance.get("ap"),
         tolerance_raw=tolerance.get("raw"),
     )
     finish_run(folder, export=result.to_dict())

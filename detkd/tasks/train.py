@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from detkd.data.records import DataSpec
 from detkd.progress import console, out
 from detkd.runs import finish_run, new_folder, open_run, start_run
-from detkd.tasks.common import evaluate_weights, get_data, report_set, split_of, train_once, ultralytics_arguments
+from detkd.tasks.common import (
+    evaluate_weights,
+    get_data,
+    pick_device,
+    report_set,
+    split_of,
+    train_once,
+    ultralytics_arguments,
+)
 from detkd.tasks.results import TrainResult
 
-__all__ = ["begin", "make_plan", "train", "train_and_evaluate"]
+__all__ = ["begin", "make_plan", "resumable", "train", "train_and_evaluate"]
 
 
 def begin(config: dict[str, Any], verb: str) -> tuple[Path, dict[str, Any], bool]:
@@ -22,6 +31,15 @@ def begin(config: dict[str, Any], verb: str) -> tuple[Path, dict[str, Any], bool
     folder = new_folder(config.get("out"), config.get("name") or verb)
     start_run(folder, verb, config)
     return folder, config, False
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Name the run folder when the user interrupts, so that the command line can say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as err:
+        raise KeyboardInterrupt(str(folder)) from err
 
 
 def make_plan(config: Mapping[str, Any], student: Mapping[str, Any], spec: DataSpec, folder: Path, **more: Any) -> Any:
@@ -63,15 +81,36 @@ def train_and_evaluate(
     return TrainResult(folder, metrics, cost, trained.weights, trained.outcome)
 
 
+def keep_pictures(
+    config: Mapping[str, Any], models: Sequence[tuple[str, Path]], spec: DataSpec, folder: Path
+) -> list[Path]:
+    """Draw the boxes of one or several models beside the labels, on as many images as `pictures` says."""
+    from detkd.tasks.pictures import write_side_by_side
+
+    if not config.get("pictures"):
+        return []
+    return write_side_by_side(
+        models,
+        report_set(spec, str(config.get("checkpoint") or "last")),
+        folder / "pictures",
+        count=int(config["pictures"]),
+        imgsz=int(config["imgsz"]),
+        nms=config.get("nms"),
+        device=pick_device(config["device"]),
+    )
+
+
 def train(config: dict[str, Any]) -> TrainResult:
     """Run `detkd train`."""
     from detkd.evaluation.tables import metrics_table
 
     folder, config, resume = begin(config, "train")
     spec = get_data(config["data"], folder)
-    result = train_and_evaluate(
-        config, config["model"], spec, folder, resume=resume, key="model", description=folder.name
-    )
+    with resumable(folder):
+        result = train_and_evaluate(
+            config, config["model"], spec, folder, resume=resume, key="model", description=folder.name
+        )
+        keep_pictures(config, [(folder.name, result.weights)], spec, folder)
     finish_run(folder, outcome=result.outcome, AP=result.metrics.AP, AP50=result.metrics.AP50)
     out.print(metrics_table([(folder.name, result.metrics, result.cost)]))
     console.print(f"weights: {result.weights}")

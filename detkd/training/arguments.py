@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 import detkd.environment
+
 from ultralytics.cfg import DEFAULT_CFG_DICT
 
 __all__ = ["explain_unknown"]

@@ -27,7 +27,7 @@ __all__ = ["load_state", "random_state", "restore_random_state", "save_plain", "
 
 def save_plain(model: nn.Module, path: str | Path, *, train_args: dict[str, Any], metrics: dict[str, Any]) -> Path:
     """Write a student as `ultralytics.YOLO(path)` expects it: half precision, no optimizer, no wrapper, no teacher."""
-    student = deepcopy(model)
+    student: Any = deepcopy(model)
     student.criterion = None
     student = student.half().to(memory_format=torch.contiguous_format)
     for parameter in student.parameters():
@@ -56,10 +56,10 @@ def save_plain(model: nn.Module, path: str | Path, *, train_args: dict[str, Any]
 def random_state() -> dict[str, Any]:
     """Return the state of Python's, NumPy's and torch's generators as plain data."""
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(internal), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.progress import Progress, TaskID
+from rich.progress import TaskID
 
-from detkd.progress import new_progress
+from detkd.progress import NotedProgress, new_progress
 
 __all__ = ["Monitor"]
 
@@ -16,7 +16,7 @@ class Monitor:
 
     def __init__(self, description: str) -> None:
         self.description = description
-        self._progress: Progress | None = None
+        self._progress: NotedProgress | None = None
         self._task: TaskID | None = None
 
     def start(self, trainer: Any) -> None:
@@ -25,7 +25,7 @@ class Monitor:
         self._progress = new_progress()
         self._progress.start()
         self._task = self._progress.add_task(
-            self.description, total=steps * trainer.epochs, completed=steps * trainer.start_epoch, note=""
+            self.description, total=steps * trainer.epochs, completed=steps * trainer.start_epoch
         )
 
     def step(self, trainer: Any) -> None:
@@ -33,7 +33,8 @@ class Monitor:
         if self._progress is None or self._task is None:
             return
         losses = "  ".join(f"{name.removesuffix('_loss')} {float(value):.3g}" for name, value in trainer.tloss.items())
-        self._progress.update(self._task, advance=1, note=f"epoch {trainer.epoch + 1}/{trainer.epochs}  {losses}")
+        self._progress.line = f"epoch {trainer.epoch + 1}/{trainer.epochs}  {losses}"
+        self._progress.update(self._task, advance=1)
 
     def close(self, _trainer: Any = None) -> None:
         """Close the bar; safe to call twice."""

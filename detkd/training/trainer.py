@@ -22,7 +22,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from detkd.errors import ConfigError, ModelError
 from detkd.io import write_text
 from detkd.models.distilled import DistilledDetector
-from detkd.models.weights import build_detector, state_hash
+from detkd.models.weights import build_detector, detect_head, state_hash
 from detkd.training.checkpoint import load_state, random_state, restore_random_state, save_plain, save_state
 from detkd.training.dataset import EpochSampler, RecordDataset
 from detkd.training.monitor import Monitor
@@ -51,7 +51,7 @@ class Trainer(DetectionTrainer):
         self._step = 0
         self._resumed_hash = ""
         super().__init__(*args, **kwargs)
-        shutil.rmtree(self.wdir, ignore_errors=True)  # Ultralytics' own weights folder stays empty
+        shutil.rmtree(self.save_dir / "weights", ignore_errors=True)  # Ultralytics' own weights folder stays empty
         self.wdir = self.plan.folder / "weights"
         self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
         if self.device.type == "cpu":
@@ -68,8 +68,9 @@ class Trainer(DetectionTrainer):
     @property
     def student(self) -> nn.Module:
         """The network being trained, without wrapper."""
-        model = unwrap_model(self.model)
-        return getattr(model, "student_model", model)
+        model: Any = unwrap_model(self.model)
+        student: nn.Module = getattr(model, "student_model", model)
+        return student
 
     def get_dataset(self) -> dict[str, Any]:
         """Describe the records to Ultralytics; no file is looked at."""
@@ -95,7 +96,7 @@ class Trainer(DetectionTrainer):
             rect=not training,
             cache=self.args.cache or None,
             single_cls=self.args.single_cls,
-            stride=max(int(self.student.stride.max()), 32),
+            stride=max(int(detect_head(self.student, key=self.plan.key, source="the student").stride.max()), 32),
             pad=0.0 if training else 0.5,
             classes=self.args.classes,
             data=self.data,
@@ -172,7 +173,7 @@ class Trainer(DetectionTrainer):
         ema: Any = self.ema.ema
         plain = getattr(ema, "student_model", ema)
         metrics = {k: float(v) for k, v in self.metrics.items()}
-        save_plain(plain, self.last, train_args=vars(self.args), metrics=metrics)
+        save_plain(plain, self.last, train_args=dict(vars(self.args)), metrics=metrics)
         if self.best_fitness == self.fitness:
             shutil.copyfile(self.last, self.best.with_suffix(".tmp"))
             self.best.with_suffix(".tmp").replace(self.best)
@@ -203,10 +204,7 @@ class Trainer(DetectionTrainer):
         if not self.plan.resume or not file.is_file():
             return
         state = load_state(file)
-        if state["epochs"] != self.epochs:
-            raise ConfigError(
-                f"epochs: the run was planned for {state['epochs']}, got {self.epochs}; resume it unchanged"
-            )
+        _check_epochs(state, self.epochs)
         model = unwrap_model(self.model)
         try:
             model.load_state_dict(state["model"])
@@ -217,9 +215,8 @@ class Trainer(DetectionTrainer):
         self.scaler.load_state_dict(state["scaler"])
         self.ema.updates = state["ema_updates"]
         self.best_fitness = state["best_fitness"]
-        vars(self.stopper).update(state["stopper"])
-        self.stopper.best_epoch = int(self.stopper.best_epoch)
-        self.stopper.possible_stop = bool(self.stopper.possible_stop)
+        for name, value in state["stopper"].items():
+            setattr(self.stopper, name, type(getattr(self.stopper, name))(value))
         model.criterion = model.init_criterion()
         if hasattr(model.criterion, "update"):
             model.criterion.updates = state["criterion_updates"] - 1
@@ -246,6 +243,12 @@ class Trainer(DetectionTrainer):
 
     def final_eval(self) -> None:
         """Leave the final numbers to our evaluator."""
+
+
+def _check_epochs(state: dict[str, Any], epochs: int) -> None:
+    """Refuse another number of epochs: learning rate, augmentation and head weights depend on it from the start."""
+    if state["epochs"] != epochs:
+        raise ConfigError(f"epochs: the run was planned for {state['epochs']}, got {epochs}; resume it unchanged")
 
 
 def _restart_steps(trainer: Trainer) -> None:
@@ -277,8 +280,10 @@ def run_training(plan: TrainPlan) -> Outcome:
     file = plan.folder / RESUME_FILE
     if plan.resume and file.is_file():
         state = load_state(file)
+        _check_epochs(state, int(plan.arguments["epochs"]))
         if state["epoch"] + 1 >= state["epochs"]:  # killed between the last save and the evaluation
-            return Outcome(*state["hashes"], state["epochs"], 0.0, torch.get_num_threads())
+            initial_hash, batch_hash = state["hashes"]
+            return Outcome(initial_hash, batch_hash, state["epochs"], 0.0, torch.get_num_threads())
     bound: type[Trainer] = type("BoundTrainer", (Trainer,), {"plan": plan})
     trainer = bound(overrides=plan.arguments)
     trainer.train()

@@ -84,7 +84,7 @@ def test_other_verbs(calls: Calls) -> None:
     assert (evaluate["model"], evaluate["data"], evaluate["gt"]) == (None, None, "g.json")
     assert (evaluate_model["model"]["path"], evaluate_model["detections"]) == ("m.pt", None)
     assert (predict["model"]["path"], predict["source"]) == (["a.pt", "b (1).pt"], "clip [1].mp4")
-    assert (export["data"], export["tolerance"]["AP"]) == (None, 1.0)
+    assert (export["data"], export["tolerance"]) == (None, {"ap": None, "raw": None})
     assert demo["out"] == "runs/demo"
 
 
@@ -182,6 +182,23 @@ def test_errors_of_the_job(calls: Calls, capfd: pytest.CaptureFixture[str], monk
     assert cli.main(TRAIN) == 2
     assert "Traceback (most recent call last)" in capfd.readouterr().err
     assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_condition_of_compare_sets_the_exit_status(calls: Calls) -> None:
+    typed = ["compare", "before=a", "after=b", "fail_if=AP<-0.5"]
+    calls.answer = types.SimpleNamespace(failed=True)
+    assert cli.main(typed) == cli.CONDITION_MET
+    calls.answer = types.SimpleNamespace(failed=False)
+    assert cli.main(typed) == 0
+
+
+def test_the_job_sees_what_was_typed(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(sys, "argv", ["something", "else"])
+    monkeypatch.setattr(sys.modules["detkd.api"], "train", lambda config: seen.append(list(sys.argv)))
+    assert cli.main([*TRAIN, "out=a b"]) == 0
+    assert seen == [["detkd", *TRAIN, "out=a b"]]
+    assert sys.argv == ["something", "else"]
 
 
 def test_trust_is_set_before_anything_is_imported(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:

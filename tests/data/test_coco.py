@@ -188,9 +188,14 @@ def test_names_choose_and_order_classes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "layout",
-    ["annotations/instances_train2017.json images", "annotations/train.json train2017", "train/_annotations.coco.json train",
-     "train.json images/train", "annotations/a_train.json images"],
-)  # fmt: skip
+    [
+        "annotations/instances_train2017.json images",
+        "annotations/train.json train2017",
+        "train/_annotations.coco.json train",
+        "train.json images/train",
+        "annotations/a_train.json images",
+    ],
+)
 def test_usual_layouts_are_found(tmp_path: Path, layout: str) -> None:
     label, images = layout.split()
     for item in coco_content(2)["images"]:

@@ -130,9 +130,14 @@ def test_summary(tmp_path: Path) -> None:
         if "│" in line
     ]
     assert rows == [
-        ["images", "3", "2"], ["backgrounds", "2", "0"], ["boxes", "0", "2"], ["crowd", "1", "0"], ["skipped", "1", "0"],
-        ["car", "0", "2"], ["truck", "0", "0"],
-    ]  # fmt: skip
+        ["images", "3", "2"],
+        ["backgrounds", "2", "0"],
+        ["boxes", "0", "2"],
+        ["crowd", "1", "0"],
+        ["skipped", "1", "0"],
+        ["car", "0", "2"],
+        ["truck", "0", "0"],
+    ]
 
 
 def test_many_classes_are_cut_off_in_the_table(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def tree(folder: Path) -> set[str]:
         ("26", "onnx", None, "tiny26.onnx"),
         ("26", "onnx", False, "tiny26_nmsfree.onnx"),
         ("v8", "onnx", None, "tiny8.onnx"),
-        ("26", "openvino", None, "tiny26_openvino_model"),
+        pytest.param("26", "openvino", None, "tiny26_openvino_model", marks=pytest.mark.slow),
         pytest.param("26", "openvino", False, "tiny26_nmsfree_openvino_model", marks=pytest.mark.slow),
     ],
 )

@@ -252,6 +252,14 @@ def test_settings_out_of_range(weights: dict[str, Path], change: dict[str, Any],
         Detector.load(weights["26"], **change)
 
 
+def test_the_size_of_the_training_is_the_default_on_request(tmp_path: Path, weights: dict[str, Path]) -> None:
+    checkpoint = torch.load(weights["26"], weights_only=False)
+    checkpoint["train_args"]["imgsz"] = 96
+    torch.save(checkpoint, tmp_path / "at96.pt")
+    assert Detector.load(tmp_path / "at96.pt", imgsz=None).imgsz == 96
+    assert Detector.load(weights["26"], imgsz=None).imgsz == 640
+
+
 def test_half_precision_needs_a_gpu(weights: dict[str, Path]) -> None:
     with pytest.raises(ModelError, match=r"^half: half precision needs a GPU"):
         Detector.load(weights["26"], half=True)

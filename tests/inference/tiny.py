@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import detkd.environment
+
 import cv2
 import numpy as np
 import torch

@@ -52,7 +52,7 @@ def digest(sample: dict[str, Any]) -> str:
 
 
 def test_label_of_a_record(tmp_path: Path) -> None:
-    """Box 4..24 x 6..30 in a 64 x 48 picture: centre (14/64, 18/48), size (20/64, 24/48); the crowd region is left out."""
+    """Box 4..24 x 6..30 in a 64 x 48 picture: centre (14/64, 18/48), size (20/64, 24/48); no crowd region."""
     label = to_label(dataset(tmp_path).records[1])
     np.testing.assert_allclose(label["bboxes"], [[14 / 64, 18 / 48, 20 / 64, 24 / 48]])
     assert label["cls"].tolist() == [[1.0]]

@@ -93,7 +93,7 @@ def _blend(canvas: np.ndarray, outline: np.ndarray, factor: float, stage: Stage,
         return
     step = 2 if blur >= 2 and soft == 0 else 1
     shape = tuple(int(v) for v in np.maximum((high - low) // step, 1))
-    mask = np.zeros(shape[::-1], np.uint8)
+    mask: np.ndarray = np.zeros(shape[::-1], np.uint8)
     cv2.fillConvexPoly(mask, to_pixels((outline - low) / step), 255, cv2.LINE_8, SHIFT)
     mask = cv2.GaussianBlur(mask, (0, 0), blur / step)
     box = slice(low[1], high[1]), slice(low[0], high[0])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detkd.data.toy.compose import Sight, draw_thing, ground_effects, look
-from detkd.data.toy.crowd import DIFFICULTIES, TOY_NAMES, populate
+from detkd.data.toy.crowd import DIFFICULTIES, populate
 from detkd.data.toy.lens import expose, stamp
 from detkd.data.toy.light import LIGHTS, WEATHERS, build_backdrop
 from detkd.data.toy.scenes import CAMERAS

@@ -24,7 +24,14 @@ RUBBER: Tint = (34, 34, 36)
 
 @dataclass(frozen=True)
 class Lighting:
-    """Light at one spot: `ambient` (3,) and `sun` (3,) factors, direction to the `sun_at` (3,), and night lamps on or off."""
+    """Light at one spot.
+
+    Attributes:
+        ambient: Factor on each colour channel, (3,).
+        sun: The same for direct sun, (3,).
+        sun_at: Unit vector towards the sun, (3,).
+        headlights: Whether vehicles have their lamps on.
+    """
 
     ambient: np.ndarray
     sun: np.ndarray
@@ -113,7 +120,7 @@ class Solid:
             u, v = patch[:, (0, 2, 2, 0), None], patch[:, (1, 1, 3, 3), None]
             a, b, c, d = (quads[patched][:, number, None] for number in range(4))
             quads[patched] = (1 - u) * ((1 - v) * a + v * d) + u * ((1 - v) * b + v * c)
-        return quads
+        return np.asarray(quads)
 
     def block(
         self, low: tuple[float, float, float], high: tuple[float, float, float], colour: Tint, gloss: float = 0.0

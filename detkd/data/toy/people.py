@@ -102,7 +102,7 @@ def make_person(
             figure.line([_at(hip, y), _at(knee, y)], 0.16 * bulk, pants, tone)
             figure.line([_at(knee, y), _at(foot, y)], 0.12 * bulk, pants, tone)
             figure.line([_at(foot, y), (foot[0] + 0.16, y, foot[1])], 0.09, (40, 40, 44), tone)
-        hands = [((0.5, 1.02), 0.24)]
+        hand, reach = (0.5, 1.02), 0.24
     else:
         stride = (0.0 if speed == 0 else 1.0) * 0.22 * tall * math.sin(float(rng.uniform(0, 2 * math.pi)))
         hip, shoulder, lean = (0.0, 0.5 * tall), (0.02, 0.82 * tall), 0.0
@@ -114,17 +114,14 @@ def make_person(
             figure.line([_at(hip, y), _at(knee, y)], 0.095 * tall * bulk, pants, tone)
             figure.line([_at(knee, y), (step, y, 0.05)], 0.075 * tall * bulk, pants, tone)
             figure.line([(step, y, 0.04), (step + 0.13, y, 0.03)], 0.09, (40, 40, 44), tone)
-        hands = [((-1.1 * stride, 0.48 * tall), 0.0)]
+        hand, reach = (-1.1 * stride, 0.48 * tall), 0.0
     width = 0.115 * tall * bulk
     waist = 0.085 * tall * bulk
     depth = 0.06 * tall
 
     def arm(side: float, tone: float) -> None:
         y = side * (width + 0.03)
-        if riding:
-            target = _at(hands[0][0], side * hands[0][1])
-        else:
-            target = (side * hands[0][0][0], y * 1.15, hands[0][0][1])
+        target = _at(hand, side * reach) if riding else (side * hand[0], y * 1.15, hand[1])
         elbow = (
             (shoulder[0] + target[0]) / 2 - (0.0 if riding else 0.05), y * 1.1, (shoulder[1] + target[2]) / 2 - 0.03
         )  # fmt: skip

@@ -294,8 +294,6 @@ def station() -> Scene:
 
 PLACES: dict[str, Callable[[], Scene]] = {
     build.__name__: build
-    for build in (
-        crossing, car_park, alley, shop, highway, courtyard, loading_dock, avenue, school,
-        market, junction, bridge, depot, station,
-    )
+    for build in (crossing, car_park, alley, shop, highway, courtyard, loading_dock, avenue, school,
+                  market, junction, bridge, depot, station)
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Child process of `write.draw_toy`: reads its share of frames from stdin, prints one JSON record per frame."""
+"""Child process of `parts.run_workers`: reads its share of frames from stdin, prints one JSON record per frame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 
-from detkd.data.toy.write import draw_part
+from detkd.data.toy.parts import draw_part
 
 
 def main() -> None:

@@ -5,28 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from detkd.data.toy.crowd import DIFFICULTIES, TOY_NAMES
-from detkd.data.toy.frame import draw_frame
+from detkd.data.toy.parts import Job, draw_part, run_workers
 from detkd.data.toy.scenes import CAMERAS, SPLITS
 from detkd.errors import DataError
 from detkd.io import write_json, write_text
 from detkd.progress import track
 
-__all__ = ["VERSION", "draw_part", "draw_toy", "plan_toy"]
+__all__ = ["VERSION", "draw_toy", "plan_toy"]
 
 VERSION = 1  # raise whenever the same arguments give other pixels or labels
 STAMP = "toy.json"
-Job = tuple[str, str, int]  # split, camera, index
 
 
 def plan_toy(images: int | Mapping[str, int], splits: Mapping[str, Sequence[str]]) -> list[Job]:
@@ -68,69 +62,6 @@ def plan_toy(images: int | Mapping[str, int], splits: Mapping[str, Sequence[str]
         for number, camera in enumerate(cameras)
         for index in range(counts[split] // len(cameras) + (number < counts[split] % len(cameras)))
     ]
-
-
-def draw_part(folder: Path, jobs: Sequence[Job], arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Draw frames into `folder/images` and `folder/labels`; yields one record per frame."""
-    width, height = arguments["size"]
-    for split, camera, index in jobs:
-        frame = draw_frame(camera, index, arguments["seed"], size=(width, height), difficulty=arguments["difficulty"])
-        name = f"{camera}_{index:05d}"
-        ok, code = cv2.imencode(".jpg", frame.image, [cv2.IMWRITE_JPEG_QUALITY, frame.meta["quality"]])
-        if not ok:
-            raise DataError(f"data: OpenCV can't encode {name}.jpg; check the installation of opencv")
-        (folder / "images" / f"{name}.jpg").write_bytes(code.tobytes())
-        low, high = frame.boxes[:, :2], frame.boxes[:, 2:]
-        rows = np.concatenate([(low + high) / 2, high - low], axis=1) / np.array([width, height, width, height])
-        lines = [
-            f"{kind} {' '.join(f'{value:.6f}' for value in row)}\n"
-            for kind, row in zip(frame.classes.tolist(), rows.tolist(), strict=True)
-        ]
-        (folder / "labels" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
-        yield {
-            "split": split, "name": name, "boxes": frame.boxes.tolist(), "classes": frame.classes.tolist(),
-            "meta": frame.meta,
-        }  # fmt: skip
-
-
-def _run_workers(folder: Path, jobs: list[Job], arguments: dict[str, Any], workers: int) -> list[dict[str, Any]]:
-    """Draw in several processes. Plain child processes: no fork of a threaded parent, no need for a main guard."""
-    package_root = str(Path(__file__).resolve().parents[3])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package_root, os.environ.get("PYTHONPATH", "")])}
-    parts = [jobs[len(jobs) * part // workers : len(jobs) * (part + 1) // workers] for part in range(workers)]
-    children = []
-    records: list[dict[str, Any]] = []
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
-        try:
-            for part in parts:
-                child = subprocess.Popen(
-                    [sys.executable, "-m", "detkd.data.toy.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                    stderr=errors, text=True, encoding="utf-8", env=environment,
-                )  # fmt: skip
-                children.append(child)
-                assert child.stdin is not None
-                child.stdin.write(json.dumps({"folder": str(folder), "jobs": part, "arguments": arguments}))
-                child.stdin.close()
-
-            def results() -> Iterator[dict[str, Any]]:
-                # Children are read in turn: each writes a record per image, and a full pipe only makes it wait.
-                for child in children:
-                    assert child.stdout is not None
-                    for line in child.stdout:
-                        yield json.loads(line)
-
-            records.extend(track(results(), "drawing the toy set", total=len(jobs)))
-            codes = [child.wait() for child in children]
-        finally:
-            for child in children:
-                if child.poll() is None:
-                    child.kill()
-                    child.wait()
-        if any(codes):
-            errors.seek(0)
-            last = (errors.read().strip().splitlines() or [f"exit status {codes}"])[-1]
-            raise DataError(f"data: drawing the toy set failed ({last}); try workers=1")
-    return records
 
 
 def _coco(records: list[dict[str, Any]], size: tuple[int, int]) -> dict[str, Any]:
@@ -179,8 +110,43 @@ def _complete(folder: Path, stamp: dict[str, Any], jobs: list[Job]) -> bool:
     ) and all((folder / "annotations" / f"{split}.json").is_file() for split in {job[0] for job in jobs})
 
 
+def _check_size(size: int | Sequence[int]) -> tuple[int, int]:
+    sides = (size, 2 * round(size * 0.3)) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or any(side % 2 or not 64 <= side <= 1920 for side in sides):
+        raise DataError(f"data.size: must be even and 64 to 1920 pixels, got {size}; try 320 or [320, 192]")
+    return sides[0], sides[1]
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse to replace anything but a drawn set: its folder holds nothing that was not written here."""
+    if target.is_dir():
+        entries = {entry.name for entry in target.iterdir()}
+        own = {"images", "labels", "annotations", "toy.yaml", "labels.cache", STAMP}
+        strange = sorted(name for name in entries - own if not name.endswith(".txt"))
+        if not entries or (STAMP in entries and not strange):
+            return
+        found = strange[0] if strange else f"no {STAMP}"
+        raise DataError(f"data.path: {target} is no toy set or holds more than one ({found}); choose a new folder")
+    if target.exists():
+        raise DataError(f"data.path: {target} is a file; choose a new folder")
+
+
+def _swap(draft: Path, target: Path) -> None:
+    """Put a finished set in place; the old one goes only when the new one is there."""
+    old = draft.with_name(f"{draft.name}-old")
+    if target.exists():
+        target.rename(old)
+    try:
+        draft.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def draw_toy(
-    folder: str | Path, *, images: int | Mapping[str, int] = 600, size: int | tuple[int, int] = (320, 192),
+    folder: str | Path, *, images: int | Mapping[str, int] = 600, size: int | Sequence[int] = (320, 192),
     difficulty: str = "normal", seed: int = 0, splits: Mapping[str, Sequence[str]] | None = None,
     workers: int | None = None,
 ) -> Path:  # fmt: skip
@@ -206,13 +172,11 @@ def draw_toy(
     """
     target = Path(folder).absolute()
     chosen = {split: tuple(cameras) for split, cameras in (SPLITS if splits is None else splits).items()}
-    width, height = (size, 2 * round(size * 0.3)) if isinstance(size, int) else size
-    if width < 96 or height < 64 or width > 1920 or height > 1920 or width % 2 or height % 2:
-        raise DataError(f"data.size: must be even, 96x64 to 1920x1920, got {width}x{height}; try 320x192")
+    width, height = _check_size(size)
     if difficulty not in DIFFICULTIES:
         raise DataError(f"data.difficulty: unknown, got {difficulty!r}; choose from {', '.join(DIFFICULTIES)}")
     if seed < 0:
-        raise DataError(f"data.seed: must be 0 or more, got {seed}")
+        raise DataError(f"data.seed: must be 0 or more, got {seed}; leave it at 0 or choose another number")
     jobs = plan_toy(images, chosen)
     arguments: dict[str, Any] = {"size": [width, height], "difficulty": difficulty, "seed": seed}
     stamp = {
@@ -221,8 +185,9 @@ def draw_toy(
     }  # fmt: skip
     if _complete(target, stamp, jobs):
         return target
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / STAMP).is_file())):
-        raise DataError(f"data.path: {target} holds something other than a toy set; choose a new or empty folder")
+    _check_replaceable(target)
+    if workers is not None and workers < 1:
+        raise DataError(f"data.workers: must be 1 or more, got {workers}; leave it out for one per core")
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
     try:
@@ -235,13 +200,11 @@ def draw_toy(
         for name in ("images", "labels"):
             (draft / name).mkdir()
         if workers > 1 and len(jobs) >= 64:
-            records = _run_workers(draft, jobs, arguments, min(workers, len(jobs) // 32))
+            records = run_workers(draft, jobs, arguments, min(workers, len(jobs) // 32))
         else:
             records = list(track(draw_part(draft, jobs, arguments), "drawing the toy set", total=len(jobs)))
         _finish(draft, records, chosen, stamp)
-        if target.exists():
-            shutil.rmtree(target)
-        draft.rename(target)
+        _swap(draft, target)
     except OSError as err:
         raise DataError(f"data.path: can't write {target} ({err.strerror}); choose a writable folder") from err
     finally:
