@@ -53,9 +53,7 @@ def test_missing_and_unreadable_files_name_the_key(tmp_path: Path) -> None:
         resolve("nothing.pt", key="teacher")
     with pytest.raises(ModelError, match=r"student: no model YAML nothing\.yaml"):
         resolve("nothing.yaml", key="student")
-    with pytest.raises(
-        ModelError, match=r"teacher: yolo26x\.pt is not here and can't be downloaded; check"
-    ):
+    with pytest.raises(ModelError, match=r"teacher: yolo26x\.pt is not here and can't be downloaded; check"):
         resolve("yolo26x", key="teacher")
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"no checkpoint")

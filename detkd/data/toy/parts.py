@@ -69,8 +69,9 @@ def run_workers(folder: Path, jobs: list[Job], arguments: dict[str, Any], worker
 
     def listen(number: int, child: Child) -> None:
         assert child.stdout is not None
-        for line in child.stdout:
-            lines.put((number, line))
+        with child.stdout:
+            for line in child.stdout:
+                lines.put((number, line))
         lines.put((number, None))
 
     def results(running: int) -> Iterator[tuple[int, dict[str, Any]]]:

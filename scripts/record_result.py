@@ -1,0 +1,78 @@
+"""Condense a finished distillation run to one small JSON that can be committed.
+
+    python scripts/record_result.py runs/cctv_half results/cctv_half.json
+
+Holds the command, configuration, seed, versions, commit and machine, and the numbers of teacher, control and student.
+Absolute paths are replaced, so that the file reads the same on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detkd.io import read_json, write_json
+
+_NUMBERS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100")
+
+
+def numbers(folder: Path, stem: str = "") -> dict[str, Any]:
+    """Return metrics per set and class, and the cost, of one `metrics.json`."""
+    record = read_json(folder / f"{stem}metrics.json")
+    metrics = record["metrics"]
+    return {
+        **{key: metrics[key] for key in _NUMBERS},
+        "per_class": {
+            name: {key: values[key] for key in ("AP", "AP50", "objects")}
+            for name, values in metrics["per_class"].items()
+        },
+        "images": metrics["images"],
+        "gt_sha256": metrics["protocol"]["gt_sha256"],
+        "settings": {k: v for k, v in metrics["protocol"]["settings"].items() if k != "weights"},
+        "engine": f"{metrics['protocol']['engine']} {metrics['protocol']['engine_version']}",
+        "cost": record["cost"],
+        "split": record["split"],
+    }
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """Return everything worth keeping of a run."""
+    run = read_json(folder / "run.json")
+    record: dict[str, Any] = {"schema": 1, "verb": run["verb"], "seed": run["seed"]}
+    record["command"] = " ".join(run["command"])
+    student = numbers(folder)
+    if run["verb"] == "distill":
+        control = folder / "control"
+        record |= {"teacher": numbers(folder, "teacher_"), "control": numbers(control), "distilled": student}
+        record["gain"] = {key: student[key] - record["control"][key] for key in ("AP", "AP50")}
+        record["outcome"] = {"control": read_json(control / "outcome.json"), "distilled": run["outcome"]}
+    else:
+        record |= {"model": student, "outcome": run["outcome"]}
+    record["environment"] = run["environment"]
+    record["config"] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return record
+
+
+def without_paths(text: str) -> str:
+    """Replace this machine's folders by names."""
+    assets = os.environ.get("DETKD_ASSETS", "")
+    places = {str(Path(assets).resolve()): "$DETKD_ASSETS", assets: "$DETKD_ASSETS", str(Path.cwd()): "."}
+    for place, name in places.items():
+        if place and place != ".":
+            text = text.replace(place, name)
+    return text
+
+
+def main() -> None:
+    source, target = map(Path, sys.argv[1:3])
+    write_json(target, json.loads(without_paths(json.dumps(collect(source)))))
+    print(f"{target} written")
+
+
+if __name__ == "__main__":
+    main()
