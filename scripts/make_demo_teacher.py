@@ -27,9 +27,7 @@ def main() -> None:
     checkpoint = {"model": network, "ema": None, "train_args": network.args, "epoch": -1, "license": "AGPL-3.0"}
     target = repo / "detkd" / "assets" / "demo_teacher.pt"
     with atomic_path(target) as temporary:
-        torch.save(
-            {"model": network, "ema": None, "train_args": network.args, "epoch": -1, "license": "AGPL-3.0"}, temporary
-        )
+        torch.save(checkpoint, temporary)
     record = {
         "command": "python scripts/make_demo_teacher.py",
         "metrics": result.metrics.to_dict(),
