@@ -56,7 +56,7 @@ class Trainer(DetectionTrainer):
         self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
         if self.device.type == "cpu":
             # Ultralytics leaves one core idle; the number of threads is part of what a run is compared by.
-            torch.set_num_threads(self.plan.threads or os.cpu_count() or 1)
+            torch.set_num_threads(self.plan.threads or usable_cores())
         Monitor(self.plan.description).attach(self)
         self.add_callback("on_train_epoch_start", _restart_steps)
 
@@ -111,7 +111,7 @@ class Trainer(DetectionTrainer):
                 dataset, batch_size, self.args.workers, shuffle=False, rank=rank, device=self.device
             )
         sampler = EpochSampler(len(dataset), seed=self.plan.seed, rank=max(rank, 0), world_size=max(self.world_size, 1))
-        workers = min(os.cpu_count() or 1, self.args.workers)
+        workers = min(usable_cores(), self.args.workers)
         return InfiniteDataLoader(
             dataset=dataset,
             batch_size=min(batch_size, len(dataset)),
@@ -243,6 +243,11 @@ class Trainer(DetectionTrainer):
 
     def final_eval(self) -> None:
         """Leave the final numbers to our evaluator."""
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: a container or `taskset` can allow fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_epochs(state: dict[str, Any], epochs: int) -> None:
