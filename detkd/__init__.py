@@ -30,10 +30,16 @@ __version__ = "0.1.0"
 
 def _run(verb: str, options: Mapping[str, Any] | None, keys: Mapping[str, Any]) -> Any:
     # Imported here: `import detkd` must not cost the seconds that torch takes.
-    from detkd import api
+    import os
+
     from detkd.config import from_arguments
 
-    return getattr(api, verb)(from_arguments(verb, {**keys, **(options or {})}))
+    config = from_arguments(verb, {**keys, **(options or {})})
+    if config.get("trust"):
+        os.environ["DETKD_TRUST"] = "1"  # read when Ultralytics is imported, by the next line
+    from detkd import api
+
+    return getattr(api, verb)(config)
 
 
 def train(*, options: Mapping[str, Any] | None = None, **keys: Any) -> TrainResult:

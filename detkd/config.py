@@ -79,7 +79,7 @@ def compose(verb: str, overrides: Sequence[str] = (), *, config_dir: str | Path 
     try:
         with initialize_config_dir(str(paths.config_folder()), version_base="1.3"):
             cfg = hydra_compose(verb, overrides=words)
-        return plain(verb, cfg)
+        return plain(verb, cfg, words)
     except DetkdError:
         raise
     except Exception as err:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,7 +18,19 @@ import yaml
 from detkd.errors import ConfigError
 from detkd.io import read_json, write_json, write_text
 
-__all__ = ["environment_record", "finish_run", "git_commit", "new_folder", "open_run", "start_run"]
+__all__ = [
+    "check_unchanged",
+    "clear_run",
+    "environment_record",
+    "finish_run",
+    "git_commit",
+    "new_folder",
+    "open_run",
+    "read_config",
+    "start_run",
+]
+
+_MAY_CHANGE = {"device", "workers", "threads", "pictures", "verbose", "trust", "resume", "out", "name", "control"}
 
 _PACKAGES = (
     "detkd", "torch", "torchvision", "ultralytics", "numpy", "opencv-python", "albumentations", "pycocotools",
@@ -129,3 +142,51 @@ def open_run(path: str | Path, verb: str) -> Path:
     if record.get("status") == "done":
         raise ConfigError(f"resume: {folder} is finished; its results are in metrics.json")
     return folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration a run was started with.
+
+    Raises:
+        ConfigError: If it is damaged.
+    """
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as err:
+        raise ConfigError(f"resume: {folder / 'config.yaml'} can't be read ({err}); start the run anew") from err
+    if not isinstance(config, dict):
+        raise ConfigError(f"resume: {folder / 'config.yaml'} is damaged; start the run anew")
+    return config
+
+
+def check_unchanged(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse to continue a run with other settings: half of its results would come from each.
+
+    Raises:
+        ConfigError: Naming the first key that differs.
+    """
+    before, after = _flat(saved), _flat(given)
+    for key in sorted({*before, *after}):
+        if key.partition(".")[0] not in _MAY_CHANGE and before.get(key) != after.get(key):
+            raise ConfigError(
+                f"{key}: the run was started with {before.get(key)}, got {after.get(key)}; resume it unchanged, or "
+                "start another run"
+            )
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        elif value not in (None, {}):  # a missing key and an empty one mean the same
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def clear_run(folder: Path) -> None:
+    """Remove what an earlier run left in its folder, so that none of it can be taken for a result of the next."""
+    for name in ("train", "weights", "control", "pictures", "export"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for file in [*folder.glob("*.json"), *folder.glob("compare.*"), folder / "resume.pt", folder / "config.yaml"]:
+        file.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detkd.errors import PairError
 
-__all__ = ["class_map", "map_logits"]
+__all__ = ["class_map", "map_logits", "plain_name"]
 
 
 def class_map(
@@ -31,17 +31,17 @@ def class_map(
     Raises:
         PairError: If an explicit name does not exist or a class of the data has no counterpart.
     """
-    known = {_plain(name): i for i, name in enumerate(teacher_names)}
-    wanted = {_plain(name): i for i, name in enumerate(data_names)}
+    known = {plain_name(name): i for i, name in enumerate(teacher_names)}
+    wanted = {plain_name(name): i for i, name in enumerate(data_names)}
     sources: list[list[int]] = [[] for _ in data_names]
     renamed = set()
     for source, target in (explicit or {}).items():
         for name, names, whose in ((source, known, "the teacher has"), (target, wanted, "the data has")):
-            if _plain(str(name)) not in names:
+            if plain_name(str(name)) not in names:
                 have = ", ".join(teacher_names if names is known else data_names)
                 raise PairError(f"teacher.class_map: no class {name!r}; {whose}: {have}")
-        index = known[_plain(str(source))]
-        sources[wanted[_plain(str(target))]].append(index)
+        index = known[plain_name(str(source))]
+        sources[wanted[plain_name(str(target))]].append(index)
         renamed.add(index)
     for name, target_index in wanted.items():
         index = known.get(name, -1)
@@ -57,7 +57,8 @@ def class_map(
     return tuple(tuple(found) for found in sources)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a class name as it is compared: without case, spaces, dashes and underscores."""
     return "".join(c for c in str(name).casefold() if c not in " -_")
 
 

@@ -64,7 +64,7 @@ class DistilledDetector(nn.Module):
             teacher = self._source[0].answer(batch, student)
             _, items = self.recipe(student, teacher, {}, 0.0, dict.fromkeys(student.heads, 1.0))
         self.student_model.train(was_training)
-        if not items:
+        if not items and len(self.recipe.terms):
             raise PairError("distill.terms: no term applies to this pair; list at least one, e.g. distill=binary")
         self.kd_names = (*items, "kd")
 
@@ -81,7 +81,7 @@ class DistilledDetector(nn.Module):
             loss, items = self.student_model.loss(batch, preds)
             zero = torch.zeros((), device=loss.device)
             return torch.cat([loss, zero[None]]), {**items, **dict.fromkeys(self.kd_names, zero)}
-        outputs = self.student_model(batch["img"])
+        outputs = self.student_model(batch["img"]) if preds is None else preds
         if self.criterion is None:
             self.criterion = self.student_model.init_criterion()
         if self._recorder is None:

@@ -76,7 +76,7 @@ def _head_output(raw: dict[str, Tensor], head: Detect, anchor_points: Tensor, st
     if head.reg_max > 1:
         dist = boxes.unflatten(-1, (4, head.reg_max))  # (B, A, 4, R)
         bins = torch.arange(head.reg_max, dtype=boxes.dtype, device=boxes.device)
-        boxes = dist.softmax(-1) @ bins
+        boxes = (dist.softmax(-1) * bins).sum(-1)  # a matrix product would fall to half precision under autocast
     return HeadOutput(logits, dist2bbox(boxes, anchor_points, xywh=False) * strides, boxes, dist)
 
 

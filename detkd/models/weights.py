@@ -16,6 +16,7 @@ import detkd.environment as environment
 
 # isort: split
 import torch
+import yaml
 from torch import nn
 from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import DetectionModel, _SafeLoad, load_checkpoint, yaml_model_load
@@ -23,6 +24,7 @@ from ultralytics.utils import LOGGER, SETTINGS
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
 from detkd.errors import ModelError
+from detkd.io import read_json
 
 __all__ = [
     "build_detector",
@@ -60,9 +62,8 @@ def resolve(value: str | Path, *, key: str) -> Path:
     text = str(value)
     path = Path(text).expanduser()
     if path.is_dir():
-        for candidate in (path / "weights" / "last.pt", path / "last.pt"):
-            if candidate.is_file():
-                return candidate
+        if (weights := _run_weights(path, key)) is not None:
+            return weights
         if not path.name.endswith("_openvino_model"):
             raise ModelError(f"{key}: no weights in the folder {path}; name a .pt file or a finished run folder")
         return path
@@ -89,6 +90,17 @@ def resolve(value: str | Path, *, key: str) -> Path:
     if not found.is_file():
         raise ModelError(f"{key}: {name} is not here and can't be downloaded; {_download_help(name)}")
     return found
+
+
+def _run_weights(folder: Path, key: str) -> Path | None:
+    """Return the checkpoint that a finished run reported, or None when the folder is no run."""
+    if not (folder / "run.json").is_file():
+        plain = folder / "last.pt"
+        return plain if plain.is_file() else None
+    if read_json(folder / "run.json").get("status") != "done" and not (folder / "outcome.json").is_file():
+        raise ModelError(f"{key}: the run in {folder} is not finished; resume it, or name a .pt file in it")
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
+    return folder / "weights" / f"{config.get('checkpoint') or 'last'}.pt"
 
 
 def _download_help(name: str) -> str:

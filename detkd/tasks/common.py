@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ def pick_device(value: object) -> str:
     """
     import torch
 
+    if int(os.environ.get("RANK", "-1")) != -1:
+        raise ConfigError("device: distributed launchers are not supported yet; unset RANK and name one device")
     text = str(value).strip().lower()
     count = torch.cuda.device_count()
     if text == "auto":
@@ -118,23 +121,44 @@ def report_set(spec: DataSpec, checkpoint: str) -> DetectionSet:
         ConfigError: If the checkpoint was chosen on that split.
     """
     chosen = split_of(spec, "test", "val", key="data")
-    if checkpoint == "best" and chosen.split == "val":
+    if checkpoint == "best" and chosen is split_of(spec, "val", "test", key="data"):
         raise ConfigError(
-            "checkpoint: best was chosen on val, which would also be reported; add a test split or use checkpoint=last"
+            f"checkpoint: best was chosen on {chosen.split}, which would also be reported; add a split for each or use "
+            "checkpoint=last"
         )
     return chosen
 
 
-def albumentations_list(node: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def albumentations_list(node: Mapping[str, Any] | None, plugins: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Build the `augment` group and return it in Albumentations' own serialised form."""
     import albumentations as A
 
     transforms = (node or {}).get("transforms") or []
-    return [A.to_dict(build(item, allow=("albumentations.",), key="augment.transforms")) for item in transforms]
+    allowed = ("albumentations.", *(f"{name}." for name in plugins))
+    return [A.to_dict(build(item, allow=allowed, key="augment.transforms")) for item in transforms]
 
 
 _OURS = {"epochs", "imgsz", "batch", "seed", "device", "nms", "model", "data", "resume", "augmentations", "workers"}
-_FIXED = {"task", "mode", "save_dir", "exist_ok", "project", "name", "distill_model", "dis", "pretrained"}
+_FIXED = {
+    "task",
+    "mode",
+    "save_dir",
+    "exist_ok",
+    "project",
+    "name",
+    "distill_model",
+    "dis",
+    "pretrained",
+    "split",
+    "plots",
+}
+_BREAKING = {
+    "single_cls": "labels would lose their classes, teacher and evaluator would not; relabel the data instead",
+    "classes": "labels would be filtered, the teacher would not; choose classes with data.names",
+    "time": "the number of epochs would differ between control and student; use epochs",
+    "rect": "batches of different shapes can't be shuffled alike; leave it out",
+    "compile": "is not supported together with a teacher; leave it out",
+}
 
 
 def ultralytics_arguments(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -153,6 +177,8 @@ def ultralytics_arguments(config: Mapping[str, Any], folder: Path) -> dict[str, 
             )
         if key in _FIXED:
             raise ConfigError(f"trainer.{key}: is decided by detkd; leave it out")
+        if key in _BREAKING and extra[key]:
+            raise ConfigError(f"trainer.{key}: {_BREAKING[key]}")
         if problem := explain_unknown(key):
             raise ConfigError(f"trainer.{key}: {problem}")
     if extra.get("cache") == "disk":
@@ -162,6 +188,10 @@ def ultralytics_arguments(config: Mapping[str, Any], folder: Path) -> dict[str, 
             "trainer.multi_scale: changes the image size from batch to batch; use trainer.scale for size variety"
         )
     batch = int(config["batch"])
+    if batch < 1:
+        raise ConfigError(
+            f"batch: must be 1 or more, got {config['batch']}; automatic batch sizes would differ between runs"
+        )
     return {
         "task": "detect",
         "mode": "train",
@@ -169,6 +199,7 @@ def ultralytics_arguments(config: Mapping[str, Any], folder: Path) -> dict[str, 
         "data": "records",
         "plots": False,
         "verbose": False,
+        "patience": 0,  # control and student train for the same number of epochs
         "nbs": batch,  # one weight update per batch: small runs stay on the floor with Ultralytics' 64
         **extra,
         "epochs": int(config["epochs"]),
@@ -178,7 +209,7 @@ def ultralytics_arguments(config: Mapping[str, Any], folder: Path) -> dict[str, 
         "device": pick_device(config["device"]),
         "nms": config.get("nms"),
         "workers": 8 if config.get("workers") is None else int(config["workers"]),
-        "augmentations": albumentations_list(config.get("augment")),
+        "augmentations": albumentations_list(config.get("augment"), tuple(config.get("plugins") or ())),
         "save_dir": str(folder / "train"),
         "exist_ok": True,
     }
@@ -207,6 +238,9 @@ def train_once(plan: Any, *, checkpoint: str = "last", verbose: bool = False) ->
     folder: Path = plan.folder
     weights = folder / "weights" / f"{checkpoint}.pt"
     done = folder / "outcome.json"
+    if not plan.resume:
+        for left in (done, folder / "resume.pt"):
+            left.unlink(missing_ok=True)
     if not done.is_file():
         with quiet(20 if verbose else 40):
             write_json(done, asdict(run_training(plan)))
@@ -240,6 +274,7 @@ def evaluate_weights(
     """
     from detkd.inference.detector import Detector
     from detkd.inference.results import detect_set
+    from detkd.models.classmap import plain_name
     from detkd.models.cost import measure
     from detkd.models.weights import checkpoint_imgsz, resolve
 
@@ -255,7 +290,8 @@ def evaluate_weights(
         **chosen,
     )
     if class_map:
-        detector.names = tuple(class_map.get(name, name) for name in detector.names)
+        renamed = {plain_name(source): target for source, target in class_map.items()}
+        detector.names = tuple(renamed.get(plain_name(name), name) for name in detector.names)
     detections = detect_set(detector, dataset)
     engine = str(settings.get("engine") or "auto")
     metrics = evaluate_detections(to_coco(dataset), detections, engine=engine, settings=detector.describe())

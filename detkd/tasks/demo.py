@@ -41,14 +41,16 @@ def demo(config: dict[str, Any]) -> DemoResult:
     """Run `detkd demo`."""
     from detkd.evaluation.tables import metrics_table, per_class_table
     from detkd.export.exporter import export_model
+    from detkd.models.weights import resolve
 
     started = time.monotonic()
     folder, config, resume = begin(config, "demo")
-    if config["teacher"]["path"] == PACKAGED_TEACHER:
-        config = {**config, "teacher": {**config["teacher"], "path": str(packaged_teacher())}}
+    wanted = config["teacher"]["path"]
+    teacher = packaged_teacher() if wanted == PACKAGED_TEACHER else resolve(wanted, key="teacher")
+    config = {**config, "teacher": {**config["teacher"], "path": str(teacher)}}
     console.rule("1/4 data")
     spec = get_data(config["data"], folder)
-    reported = report_set(spec, "last")
+    reported = report_set(spec, str(config["checkpoint"]))
     console.rule("2/4 control and student")
     with resumable(folder):
         result = distill_on({**config, "control": True}, spec, folder, resume=resume)
@@ -94,15 +96,14 @@ def _summary(config: dict[str, Any], result: DistillResult, folder: Path) -> dic
     assert result.control is not None
     assert result.teacher is not None
     teacher_path = Path(config["teacher"]["path"])
-    control_weights = result.control.folder / "weights" / "last.pt"
     return {
         "schema": 1,
         "teacher": _entry(result.teacher, result.teacher_cost, teacher_path),
-        "control": _entry(result.control.metrics, result.control.cost, control_weights),
+        "control": _entry(result.control.metrics, result.control.cost, result.control.weights),
         "distilled": _entry(result.metrics, result.cost, result.weights),
         "gain": result.gain,
         "matched": {
-            key: {"control": _outcome(result.control)[key], "distilled": result.outcome[key]}
+            key: {"control": result.control.outcome[key], "distilled": result.outcome[key]}
             for key in ("initial_hash", "batch_hash", "epochs", "seconds")
         },
         "seed": config["seed"],
@@ -110,11 +111,6 @@ def _summary(config: dict[str, Any], result: DistillResult, folder: Path) -> dic
         "environment": environment_record(),
         "folder": str(folder),
     }
-
-
-def _outcome(result: Any) -> dict[str, Any]:
-    outcome: dict[str, Any] = result.outcome
-    return outcome
 
 
 def _entry(metrics: Metrics, cost: dict[str, Any], weights: Path) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from typing import Any
 
 from detkd.config import build
 from detkd.data.records import DataSpec
-from detkd.errors import ConfigError
+from detkd.errors import ConfigError, PairError
 from detkd.evaluation.compare import Entry, compare
 from detkd.evaluation.metrics import Metrics
 from detkd.io import read_json
 from detkd.progress import console, out
 from detkd.runs import finish_run, start_run
 from detkd.tasks.common import evaluate_weights, get_data, report_set, split_of
-from detkd.tasks.results import DistillResult, EvaluateResult, TrainResult
+from detkd.tasks.results import DistillResult, TrainResult
 from detkd.tasks.train import begin, keep_pictures, resumable, train_and_evaluate
 
 __all__ = ["distill", "make_recipe"]
@@ -66,6 +66,8 @@ def distill(config: dict[str, Any]) -> DistillResult | None:
     with resumable(folder):
         result = distill_on(config, spec, folder, resume=resume)
         keep_pictures(config, pictured(result), spec, folder)
+    metrics = result.metrics
+    finish_run(folder, outcome=result.outcome, AP=metrics.AP, AP50=metrics.AP50, gain=result.gain)
     rows: list[tuple[str, Metrics, dict[str, Any] | None]] = []
     if result.teacher is not None:
         rows.append(("teacher", result.teacher, result.teacher_cost))
@@ -83,7 +85,7 @@ def distill(config: dict[str, Any]) -> DistillResult | None:
 def pictured(result: DistillResult) -> list[tuple[str, Path]]:
     """Return title and weights of the models to show side by side."""
     models = [("distilled", result.weights)]
-    if isinstance(result.control, TrainResult):
+    if result.control is not None:
         models.insert(0, ("control", result.control.weights))
     return models
 
@@ -114,7 +116,7 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         imgsz=teacher_imgsz,
     )
     console.print(f"[dim]{estimate(config, len(split_of(spec, 'train', key='data')))}[/dim]")
-    control = _control(config, spec, folder)
+    control = _control(config, spec, folder, resume)
     student = train_and_evaluate(
         config,
         config["student"],
@@ -124,6 +126,8 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         distillation=distillation,
         description="distilled",
     )
+    if control is not None:
+        check_match(control.outcome, student.outcome)
     teacher_metrics, teacher_cost = _teacher(config, teacher_path, int(teacher_imgsz), spec, folder)
     comparison = None
     if control is not None:
@@ -133,8 +137,6 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
             Entry("teacher", "teacher", teacher_metrics, teacher_cost, teacher_path),
         )
         comparison.write(folder)
-    gain = None if comparison is None else (student.metrics.AP or 0.0) - (control.metrics.AP or 0.0 if control else 0.0)
-    finish_run(folder, outcome=student.outcome, AP=student.metrics.AP, AP50=student.metrics.AP50, gain=gain)
     return DistillResult(
         folder,
         student.metrics,
@@ -148,7 +150,26 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
     )
 
 
-def _control(config: Mapping[str, Any], spec: DataSpec, folder: Path) -> EvaluateResult | None:
+def check_match(control: Mapping[str, Any], student: Mapping[str, Any]) -> None:
+    """Make sure that control and student differ in the teacher alone.
+
+    Raises:
+        PairError: Naming what else differs.
+    """
+    for key, meaning in (
+        ("initial_hash", "initial weights"),
+        ("batch_hash", "the pixels and labels of the first batches"),
+        ("epochs", "the number of epochs"),
+        ("amp", "mixed precision"),
+    ):
+        if control.get(key) != student.get(key):
+            raise PairError(
+                f"control: differs from the student in {meaning} ({control.get(key)} and {student.get(key)}), so a "
+                "gain would mean nothing; use control=true, or train it with the same data, seed, sizes and epochs"
+            )
+
+
+def _control(config: Mapping[str, Any], spec: DataSpec, folder: Path, resume: bool) -> TrainResult | None:
     """Train the matched plain student in `folder/control`, or read an earlier one and check that it matches."""
     wanted = config.get("control")
     if not wanted:
@@ -156,7 +177,7 @@ def _control(config: Mapping[str, Any], spec: DataSpec, folder: Path) -> Evaluat
     if wanted is not True:
         return _read_control(Path(str(wanted)))
     target = folder / "control"
-    resume = (target / "run.json").is_file()
+    resume = resume and (target / "run.json").is_file()
     if not resume:
         plain = {k: v for k, v in config.items() if k not in {"teacher", "distill", "control", "student", "dry_run"}}
         target.mkdir(parents=True, exist_ok=True)

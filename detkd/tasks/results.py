@@ -65,7 +65,7 @@ class DistillResult(TrainResult):
 
     teacher: Metrics | None = None
     teacher_cost: dict[str, Any] = field(default_factory=dict)
-    control: EvaluateResult | None = None
+    control: TrainResult | None = None
     comparison: Comparison | None = None
 
     @property

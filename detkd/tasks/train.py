@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from detkd.data.records import DataSpec
+from detkd.errors import ConfigError
 from detkd.progress import console, out
-from detkd.runs import finish_run, new_folder, open_run, start_run
+from detkd.runs import check_unchanged, clear_run, finish_run, new_folder, open_run, read_config, start_run
 from detkd.tasks.common import (
     evaluate_weights,
     get_data,
@@ -27,8 +28,14 @@ __all__ = ["begin", "make_plan", "resumable", "train", "train_and_evaluate"]
 def begin(config: dict[str, Any], verb: str) -> tuple[Path, dict[str, Any], bool]:
     """Open the run folder of a new or resumed run; a resumed one comes with its saved configuration."""
     if config.get("resume"):
-        return open_run(config["resume"], verb), config, True
+        folder = open_run(config["resume"], verb)
+        check_unchanged(read_config(folder), config)
+        return folder, config, True
     folder = new_folder(config.get("out"), config.get("name") or verb)
+    if (folder / "run.json").is_file():
+        if verb != "demo":
+            raise ConfigError(f"out: {folder} already holds a run; go on with resume={folder}, or choose another out=")
+        clear_run(folder)
     start_run(folder, verb, config)
     return folder, config, False
 
@@ -54,6 +61,9 @@ def make_plan(config: Mapping[str, Any], student: Mapping[str, Any], spec: DataS
     """
     from detkd.training.plan import TrainPlan
 
+    for key in ("imgsz", "load_imgsz"):
+        if (size := config.get(key)) is not None and (int(size) < 32 or int(size) % 32):
+            raise ConfigError(f"{key}: must be a multiple of 32, got {size}; use {max(32, round(int(size) / 32) * 32)}")
     return TrainPlan(
         train=split_of(spec, "train", key="data"),
         val=split_of(spec, "val", "test", key="data"),

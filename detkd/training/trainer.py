@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import shutil
@@ -50,6 +51,8 @@ class Trainer(DetectionTrainer):
         self._hashed = 0
         self._step = 0
         self._resumed_hash = ""
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
         super().__init__(*args, **kwargs)
         shutil.rmtree(self.save_dir / "weights", ignore_errors=True)  # Ultralytics' own weights folder stays empty
         self.wdir = self.plan.folder / "weights"
@@ -64,6 +67,11 @@ class Trainer(DetectionTrainer):
     def batch_hash(self) -> str:
         """Hash of the first batches seen."""
         return self._resumed_hash or self._digest.hexdigest()[:16]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training so far, all parts of an interrupted run together."""
+        return self._seconds_before + time.monotonic() - self._started
 
     @property
     def student(self) -> nn.Module:
@@ -124,6 +132,12 @@ class Trainer(DetectionTrainer):
             drop_last=False,
         )
 
+    def _build_train_pipeline(self) -> None:
+        """Refuse Ultralytics' second try with half the batch: control and student would no longer be matched."""
+        if self.optimizer is not None:
+            raise ConfigError("batch: does not fit the device's memory; use a smaller batch= or imgsz= for both runs")
+        super()._build_train_pipeline()
+
     def setup_model(self) -> None:
         """Build the student from seed or weights and, when distilling, put it together with its teacher."""
         plan = self.plan
@@ -152,8 +166,9 @@ class Trainer(DetectionTrainer):
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Scale to 0..1 and, where images are loaded larger than the student sees them, reduce them."""
-        if self._hashed < _HASHED_BATCHES:
-            self._digest.update(batch["img"].numpy().tobytes())
+        if self._hashed < _HASHED_BATCHES and self.epoch == 0:
+            for part in ("img", "cls", "bboxes"):
+                self._digest.update(batch[part].cpu().numpy().tobytes())
             self._hashed += 1
         batch = super().preprocess_batch(batch)
         if self.plan.load_imgsz and self.plan.load_imgsz != self.plan.imgsz:
@@ -191,8 +206,10 @@ class Trainer(DetectionTrainer):
             "best_fitness": None if self.best_fitness is None else float(self.best_fitness),
             "stopper": {k: float(v) for k, v in vars(self.stopper).items()},
             "criterion_updates": getattr(criterion, "updates", 0),
+            "amp": bool(self.amp),
             "random": random_state(),
             "hashes": [self.initial_hash, self.batch_hash],
+            "seconds": self.seconds,
             "results": self.csv.read_text(encoding="utf-8"),
         }
         save_state(self.plan.folder / RESUME_FILE, state)
@@ -212,7 +229,8 @@ class Trainer(DetectionTrainer):
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError) as err:
             raise ModelError(f"resume: {file} belongs to another model or configuration; start the run anew") from err
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty when the run was on a CPU
+            self.scaler.load_state_dict(state["scaler"])
         self.ema.updates = state["ema_updates"]
         self.best_fitness = state["best_fitness"]
         for name, value in state["stopper"].items():
@@ -224,6 +242,7 @@ class Trainer(DetectionTrainer):
         self.start_epoch = state["epoch"] + 1
         self.train_loader.sampler.set_epoch(self.start_epoch)
         self.initial_hash, self._resumed_hash = state["hashes"]
+        self._seconds_before = state["seconds"]
         write_text(self.csv, state["results"])
         restore_random_state(state["random"])
 
@@ -268,8 +287,9 @@ class Outcome:
         initial_hash: Hash of the initial weights; equal for a control and its student.
         batch_hash: Hash of the pixels of the first batches; likewise.
         epochs: Epochs trained.
-        seconds: Wall time of this process's part of the training, validation included.
+        seconds: Wall time of the training, validation included, all parts of an interrupted run together.
         threads: CPU threads used.
+        amp: Whether mixed precision was on.
     """
 
     initial_hash: str
@@ -277,20 +297,32 @@ class Outcome:
     epochs: int
     seconds: float
     threads: int
+    amp: bool
 
 
 def run_training(plan: TrainPlan) -> Outcome:
     """Train; weights, curve and resume file are in the run folder afterwards."""
-    started = time.monotonic()
     file = plan.folder / RESUME_FILE
     if plan.resume and file.is_file():
         state = load_state(file)
         _check_epochs(state, int(plan.arguments["epochs"]))
         if state["epoch"] + 1 >= state["epochs"]:  # killed between the last save and the evaluation
             initial_hash, batch_hash = state["hashes"]
-            return Outcome(initial_hash, batch_hash, state["epochs"], 0.0, torch.get_num_threads())
+            threads = plan.threads or usable_cores()
+            return Outcome(initial_hash, batch_hash, state["epochs"], state["seconds"], threads, state["amp"])
     bound: type[Trainer] = type("BoundTrainer", (Trainer,), {"plan": plan})
     trainer = bound(overrides=plan.arguments)
     trainer.train()
-    seconds = time.monotonic() - started
-    return Outcome(trainer.initial_hash, trainer.batch_hash, trainer.epoch + 1, seconds, torch.get_num_threads())
+    outcome = Outcome(
+        trainer.initial_hash,
+        trainer.batch_hash,
+        trainer.epoch + 1,
+        trainer.seconds,
+        torch.get_num_threads(),
+        bool(trainer.amp),
+    )
+    del trainer  # it sits in reference cycles and would keep device memory from the next run
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return outcome

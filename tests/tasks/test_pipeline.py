@@ -92,7 +92,14 @@ def test_both_heads_of_a_student_can_be_reported(distilled: Any, samples: Path, 
 
 
 def test_best_may_not_be_chosen_on_the_split_that_is_reported(samples: Path, tmp_path: Path) -> None:
-    words = ["model=yolo26n.yaml", f"data={samples}", "checkpoint=best", "epochs=1", "imgsz=64", f"out={tmp_path / 'h'}"]
+    words = [
+        "model=yolo26n.yaml",
+        f"data={samples}",
+        "checkpoint=best",
+        "epochs=1",
+        "imgsz=64",
+        f"out={tmp_path / 'h'}",
+    ]
     with pytest.raises(ConfigError, match="checkpoint: best was chosen on val"):
         api.train(compose("train", words))
 
