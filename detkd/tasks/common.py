@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from detkd.config import build
 from detkd.data.coco import to_coco
 from detkd.data.load import load_data, summary_table, write_report
 from detkd.data.records import DataSpec, DetectionSet
@@ -18,52 +16,17 @@ from detkd.evaluation.coco import evaluate_detections
 from detkd.evaluation.metrics import Metrics
 from detkd.io import read_json, write_json
 from detkd.progress import console
+from detkd.tasks.arguments import pick_device
 
 __all__ = [
     "Trained",
-    "albumentations_list",
     "evaluate_weights",
     "get_data",
     "named_split",
-    "pick_device",
     "report_set",
     "split_of",
     "train_once",
-    "ultralytics_arguments",
 ]
-
-
-def pick_device(value: object) -> str:
-    """Return the device as Ultralytics writes it; `auto` takes the first GPU, else the CPU.
-
-    Raises:
-        ConfigError: If there is no such device.
-    """
-    import torch
-
-    if int(os.environ.get("RANK", "-1")) != -1:
-        raise ConfigError("device: distributed launchers are not supported yet; unset RANK and name one device")
-    text = str(value).strip().lower()
-    count = torch.cuda.device_count()
-    if text == "auto":
-        return "0" if count else "cpu"
-    if text in {"cpu", "mps"}:
-        if text == "mps" and not torch.backends.mps.is_available():
-            raise ConfigError("device: this machine has no MPS device; use device=cpu")
-        return text
-    indices = [part.strip() for part in text.removeprefix("cuda:").strip("[]").split(",")]
-    if not all(part.isdigit() for part in indices):
-        raise ConfigError(f"device: must be auto, cpu, mps or GPU numbers such as 0 or 0,1, got {value!r}")
-    missing = [part for part in indices if int(part) >= count]
-    if missing:
-        raise ConfigError(
-            f"device: no GPU {', '.join(missing)}, this machine has {count}; use device=cpu or device=auto"
-        )
-    if len(indices) > 1:
-        raise ConfigError(
-            f"device: training on several devices is not supported yet, got {value!r}; name one, e.g. device=0"
-        )
-    return indices[0]
 
 
 def get_data(node: Mapping[str, Any], folder: Path | None = None) -> DataSpec:
@@ -129,92 +92,6 @@ def report_set(spec: DataSpec, checkpoint: str) -> DetectionSet:
     return chosen
 
 
-def albumentations_list(node: Mapping[str, Any] | None, plugins: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Build the `augment` group and return it in Albumentations' own serialised form."""
-    import albumentations as A
-
-    transforms = (node or {}).get("transforms") or []
-    allowed = ("albumentations.", *(f"{name}." for name in plugins))
-    return [A.to_dict(build(item, allow=allowed, key="augment.transforms")) for item in transforms]
-
-
-_OURS = {"epochs", "imgsz", "batch", "seed", "device", "nms", "model", "data", "resume", "augmentations", "workers"}
-_FIXED = {
-    "task",
-    "mode",
-    "save_dir",
-    "exist_ok",
-    "project",
-    "name",
-    "distill_model",
-    "dis",
-    "pretrained",
-    "split",
-    "plots",
-}
-_BREAKING = {
-    "single_cls": "labels would lose their classes, teacher and evaluator would not; relabel the data instead",
-    "classes": "labels would be filtered, the teacher would not; choose classes with data.names",
-    "time": "the number of epochs would differ between control and student; use epochs",
-    "rect": "batches of different shapes can't be shuffled alike; leave it out",
-    "compile": "is not supported together with a teacher; leave it out",
-}
-
-
-def ultralytics_arguments(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Translate a training config to Ultralytics' arguments.
-
-    Raises:
-        ConfigError: For keys of `trainer` that Ultralytics does not know or that break a matched comparison.
-    """
-    from detkd.training.arguments import explain_unknown
-
-    extra = {k: v for k, v in dict(config.get("trainer") or {}).items() if v is not None}
-    for key in extra:
-        if key in _OURS:
-            raise ConfigError(
-                f"trainer.{key}: set {'augment' if key == 'augmentations' else key} at the top level instead"
-            )
-        if key in _FIXED:
-            raise ConfigError(f"trainer.{key}: is decided by detkd; leave it out")
-        if key in _BREAKING and extra[key]:
-            raise ConfigError(f"trainer.{key}: {_BREAKING[key]}")
-        if problem := explain_unknown(key):
-            raise ConfigError(f"trainer.{key}: {problem}")
-    if extra.get("cache") == "disk":
-        raise ConfigError("trainer.cache: disk writes .npy files beside your images; use ram or false")
-    if extra.get("multi_scale"):
-        raise ConfigError(
-            "trainer.multi_scale: changes the image size from batch to batch; use trainer.scale for size variety"
-        )
-    batch = int(config["batch"])
-    if batch < 1:
-        raise ConfigError(
-            f"batch: must be 1 or more, got {config['batch']}; automatic batch sizes would differ between runs"
-        )
-    return {
-        "task": "detect",
-        "mode": "train",
-        "model": "student",
-        "data": "records",
-        "plots": False,
-        "verbose": False,
-        "patience": 0,  # control and student train for the same number of epochs
-        "nbs": batch,  # one weight update per batch: small runs stay on the floor with Ultralytics' 64
-        **extra,
-        "epochs": int(config["epochs"]),
-        "imgsz": int(config["imgsz"]),
-        "batch": batch,
-        "seed": int(config["seed"]),
-        "device": pick_device(config["device"]),
-        "nms": config.get("nms"),
-        "workers": 8 if config.get("workers") is None else int(config["workers"]),
-        "augmentations": albumentations_list(config.get("augment"), tuple(config.get("plugins") or ())),
-        "save_dir": str(folder / "train"),
-        "exist_ok": True,
-    }
-
-
 @dataclass(frozen=True)
 class Trained:
     """A trained detector.
@@ -233,7 +110,7 @@ class Trained:
 def train_once(plan: Any, *, checkpoint: str = "last", verbose: bool = False) -> Trained:
     """Train according to a plan, or return what an earlier, finished attempt in the same folder made."""
     from detkd.models.weights import quiet
-    from detkd.training.trainer import run_training
+    from detkd.training.run import run_training
 
     folder: Path = plan.folder
     weights = folder / "weights" / f"{checkpoint}.pt"

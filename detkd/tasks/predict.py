@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from detkd.errors import ConfigError
 from detkd.progress import console
 from detkd.runs import finish_run, new_folder, start_run
-from detkd.tasks.common import pick_device
+from detkd.tasks.arguments import pick_device
 
 if TYPE_CHECKING:
     from detkd.inference.predict import PredictResult

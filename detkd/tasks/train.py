@@ -11,14 +11,13 @@ from detkd.data.records import DataSpec
 from detkd.errors import ConfigError
 from detkd.progress import console, out
 from detkd.runs import check_unchanged, clear_run, finish_run, new_folder, open_run, read_config, start_run
+from detkd.tasks.arguments import pick_device, ultralytics_arguments
 from detkd.tasks.common import (
     evaluate_weights,
     get_data,
-    pick_device,
     report_set,
     split_of,
     train_once,
-    ultralytics_arguments,
 )
 from detkd.tasks.results import TrainResult
 

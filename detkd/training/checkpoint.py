@@ -19,10 +19,21 @@ import torch
 import ultralytics
 from torch import nn
 
-from detkd.errors import ModelError
+from detkd.errors import ConfigError, ModelError
 from detkd.io import atomic_path
 
-__all__ = ["load_state", "random_state", "restore_random_state", "save_plain", "save_state"]
+__all__ = [
+    "RESUME_FILE",
+    "check_epochs",
+    "load_state",
+    "random_state",
+    "restore_random_state",
+    "save_plain",
+    "save_state",
+]
+
+RESUME_FILE = "resume.pt"
+"""Name of the resume file in a run folder."""
 
 
 def save_plain(model: nn.Module, path: str | Path, *, train_args: dict[str, Any], metrics: dict[str, Any]) -> Path:
@@ -96,3 +107,13 @@ def load_state(path: str | Path) -> dict[str, Any]:
     except Exception as err:
         raise ModelError(f"resume: {file} is damaged ({type(err).__name__}); start the run anew") from err
     return state
+
+
+def check_epochs(state: dict[str, Any], epochs: int) -> None:
+    """Refuse another number of epochs: learning rate, augmentation and head weights depend on it from the start.
+
+    Raises:
+        ConfigError: Naming both numbers.
+    """
+    if state["epochs"] != epochs:
+        raise ConfigError(f"epochs: the run was planned for {state['epochs']}, got {epochs}; resume it unchanged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from detkd.data.records import DetectionSet
 from detkd.losses.recipe import Recipe
 from detkd.models.teacher import TeacherSource
 
-__all__ = ["Distillation", "TrainPlan"]
+__all__ = ["Distillation", "TrainPlan", "usable_cores"]
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,8 @@ class TrainPlan:
     resume: bool = False
     threads: int | None = None
     key: str = "student"
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: a container or `taskset` can allow fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

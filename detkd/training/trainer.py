@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import os
 import shutil
 import time
 from copy import copy
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import detkd.environment
@@ -24,14 +21,21 @@ from detkd.errors import ConfigError, ModelError
 from detkd.io import write_text
 from detkd.models.distilled import DistilledDetector
 from detkd.models.weights import build_detector, detect_head, state_hash
-from detkd.training.checkpoint import load_state, random_state, restore_random_state, save_plain, save_state
+from detkd.training.checkpoint import (
+    RESUME_FILE,
+    check_epochs,
+    load_state,
+    random_state,
+    restore_random_state,
+    save_plain,
+    save_state,
+)
 from detkd.training.dataset import EpochSampler, RecordDataset
 from detkd.training.monitor import Monitor
-from detkd.training.plan import TrainPlan
+from detkd.training.plan import TrainPlan, usable_cores
 
-__all__ = ["RESUME_FILE", "Outcome", "Trainer", "run_training"]
+__all__ = ["Trainer"]
 
-RESUME_FILE = "resume.pt"
 _HASHED_BATCHES = 3
 
 
@@ -221,7 +225,7 @@ class Trainer(DetectionTrainer):
         if not self.plan.resume or not file.is_file():
             return
         state = load_state(file)
-        _check_epochs(state, self.epochs)
+        check_epochs(state, self.epochs)
         model = unwrap_model(self.model)
         try:
             model.load_state_dict(state["model"])
@@ -264,65 +268,5 @@ class Trainer(DetectionTrainer):
         """Leave the final numbers to our evaluator."""
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use: a container or `taskset` can allow fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check_epochs(state: dict[str, Any], epochs: int) -> None:
-    """Refuse another number of epochs: learning rate, augmentation and head weights depend on it from the start."""
-    if state["epochs"] != epochs:
-        raise ConfigError(f"epochs: the run was planned for {state['epochs']}, got {epochs}; resume it unchanged")
-
-
 def _restart_steps(trainer: Trainer) -> None:
     trainer._step = 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished training run is known by.
-
-    Attributes:
-        initial_hash: Hash of the initial weights; equal for a control and its student.
-        batch_hash: Hash of the pixels of the first batches; likewise.
-        epochs: Epochs trained.
-        seconds: Wall time of the training, validation included, all parts of an interrupted run together.
-        threads: CPU threads used.
-        amp: Whether mixed precision was on.
-    """
-
-    initial_hash: str
-    batch_hash: str
-    epochs: int
-    seconds: float
-    threads: int
-    amp: bool
-
-
-def run_training(plan: TrainPlan) -> Outcome:
-    """Train; weights, curve and resume file are in the run folder afterwards."""
-    file = plan.folder / RESUME_FILE
-    if plan.resume and file.is_file():
-        state = load_state(file)
-        _check_epochs(state, int(plan.arguments["epochs"]))
-        if state["epoch"] + 1 >= state["epochs"]:  # killed between the last save and the evaluation
-            initial_hash, batch_hash = state["hashes"]
-            threads = plan.threads or usable_cores()
-            return Outcome(initial_hash, batch_hash, state["epochs"], state["seconds"], threads, state["amp"])
-    bound: type[Trainer] = type("BoundTrainer", (Trainer,), {"plan": plan})
-    trainer = bound(overrides=plan.arguments)
-    trainer.train()
-    outcome = Outcome(
-        trainer.initial_hash,
-        trainer.batch_hash,
-        trainer.epoch + 1,
-        trainer.seconds,
-        torch.get_num_threads(),
-        bool(trainer.amp),
-    )
-    del trainer  # it sits in reference cycles and would keep device memory from the next run
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return outcome

@@ -16,9 +16,10 @@ from detkd.losses.boxes import BoxIoU
 from detkd.losses.recipe import Recipe
 from detkd.models.teacher import LiveTeacher
 from detkd.models.weights import quiet
-from detkd.training.checkpoint import load_state
+from detkd.training.checkpoint import RESUME_FILE, load_state
 from detkd.training.plan import Distillation, TrainPlan
-from detkd.training.trainer import RESUME_FILE, Outcome, Trainer, run_training
+from detkd.training.run import Outcome, run_training
+from detkd.training.trainer import Trainer
 from tests.inference.tiny import tiny_model
 from tests.training.test_dataset import dataset
 

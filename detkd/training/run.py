@@ -1,0 +1,65 @@
+"""One training run from a plan."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+
+import detkd.environment
+
+import torch
+
+from detkd.training.checkpoint import RESUME_FILE, check_epochs, load_state
+from detkd.training.plan import TrainPlan, usable_cores
+from detkd.training.trainer import Trainer
+
+__all__ = ["Outcome", "run_training"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished training run is known by.
+
+    Attributes:
+        initial_hash: Hash of the initial weights; equal for a control and its student.
+        batch_hash: Hash of the pixels of the first batches; likewise.
+        epochs: Epochs trained.
+        seconds: Wall time of the training, validation included, all parts of an interrupted run together.
+        threads: CPU threads used.
+        amp: Whether mixed precision was on.
+    """
+
+    initial_hash: str
+    batch_hash: str
+    epochs: int
+    seconds: float
+    threads: int
+    amp: bool
+
+
+def run_training(plan: TrainPlan) -> Outcome:
+    """Train; weights, curve and resume file are in the run folder afterwards."""
+    file = plan.folder / RESUME_FILE
+    if plan.resume and file.is_file():
+        state = load_state(file)
+        check_epochs(state, int(plan.arguments["epochs"]))
+        if state["epoch"] + 1 >= state["epochs"]:  # killed between the last save and the evaluation
+            initial_hash, batch_hash = state["hashes"]
+            threads = plan.threads or usable_cores()
+            return Outcome(initial_hash, batch_hash, state["epochs"], state["seconds"], threads, state["amp"])
+    bound: type[Trainer] = type("BoundTrainer", (Trainer,), {"plan": plan})
+    trainer = bound(overrides=plan.arguments)
+    trainer.train()
+    outcome = Outcome(
+        trainer.initial_hash,
+        trainer.batch_hash,
+        trainer.epoch + 1,
+        trainer.seconds,
+        torch.get_num_threads(),
+        bool(trainer.amp),
+    )
+    del trainer  # it sits in reference cycles and would keep device memory from the next run
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return outcome
