@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from detkd.errors import ConfigError
 from detkd.progress import console
 from detkd.runs import finish_run, new_folder, start_run
 from detkd.tasks.common import get_data, split_of
@@ -19,6 +20,8 @@ def export(config: dict[str, Any]) -> ExportResult:
     from detkd.export.exporter import export_model
     from detkd.models.weights import resolve
 
+    if str(config["device"]) not in ("auto", "cpu"):
+        raise ConfigError(f"device: exporting runs on the CPU, got {config['device']}; leave it out")
     weights = resolve(config["model"]["path"], key="model")
     folder = new_folder(config.get("out"), config.get("name") or "export")
     start_run(folder, "export", config)
