@@ -23,14 +23,17 @@ def main() -> None:
     network = load_detector(result.weights, key="model").half()
     network.args = {"task": "detect", "imgsz": result.metrics.protocol["settings"]["imgsz"]}
     network.criterion = None
+    network.__dict__.pop("pt_path", None)
     # Only what a teacher needs: no paths, no optimizer, no arguments of the run.
     checkpoint = {"model": network, "ema": None, "train_args": network.args, "epoch": -1, "license": "AGPL-3.0"}
     target = repo / "detkd" / "assets" / "demo_teacher.pt"
     with atomic_path(target) as temporary:
         torch.save(checkpoint, temporary)
+    protocol = result.metrics.protocol
+    settings = {key: value for key, value in protocol["settings"].items() if key != "weights"}
     record = {
         "command": "python scripts/make_demo_teacher.py",
-        "metrics": result.metrics.to_dict(),
+        "metrics": {**result.metrics.to_dict(), "protocol": {**protocol, "settings": settings}},
         "outcome": result.outcome,
         "environment": environment_record(),
         "size_mb": target.stat().st_size / 1e6,
