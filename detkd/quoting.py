@@ -8,7 +8,7 @@ anything outside ASCII are errors. Here values become quoted strings where a per
 2. Numbers, booleans, `null`, lists `[a, b]`, dictionaries `{a: b}` and values in quotes keep their meaning. Keys that
    hold a path or a text (`TEXT_KEYS` and every `*.path`) take everything but `null` and quoted values as text.
 3. `${key}` is an interpolation, as everywhere in Hydra; `\${` is a literal `${`.
-4. `data=`, `teacher=`, `student=` and `model=` take the name of a preset or a path: `data=my/set.yaml` becomes
+4. `data=`, `teacher=`, `student=` and `model=` take a preset (in any case) or a path: `data=my/set.yaml` becomes
    `data=path data.path='my/set.yaml'`.
 
 No Hydra in here: the functions turn strings into strings, the tests compare with Hydra's own parser.
@@ -184,6 +184,8 @@ def _choose(key: str, value: str, presets: Collection[str], sweep: bool) -> list
     """Return overrides for a group that takes a preset name or a path."""
     parts = [part.strip(" \t") if sweep else part for part in _elements(value, sweep)]
     unquoted = [part[1:-1] if _QUOTED.fullmatch(part) else part for part in parts]
+    # VOC and VisDrone are written in capitals everywhere but in file names.
+    unquoted = [part.lower() if part not in presets and part.lower() in presets else part for part in unquoted]
     if all(part in presets for part in unquoted):
         return [f"{key}={','.join(unquoted)}"]
     if not value or (sweep and _SWEEP.fullmatch(value)):

@@ -102,6 +102,7 @@ def arrives(typed: str, **options: object) -> dict[str, object]:
         ("teacher.class_map={}", {"teacher.class_map": {}}),
         # presets and paths
         ("data=toy", {"data": "toy"}),
+        ("data=Toy", {"data": "toy"}),
         ("data='toy'", {"data": "toy"}),
         ("data=my set/data.yaml", {"data": "path", "data.path": "my set/data.yaml"}),
         ("data=./toy", {"data": "path", "data.path": "./toy"}),

@@ -167,3 +167,17 @@ def test_a_malicious_label_cache_is_not_opened(samples: Path, tmp_path: Path) ->
     assert not (tmp_path / "executed").exists()
     assert contents(samples) == before
     assert (tmp_path / "run" / "weights" / "last.pt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trust", [False, True])
+def test_trust_is_what_decides_whether_a_checkpoint_may_run_code(samples: Path, tmp_path: Path, trust: bool) -> None:
+    """The same file in the same command: refused by default, executed (it touches a file) with `trust=true`."""
+    import subprocess
+    import sys
+
+    words, _ = malicious_checkpoint(samples)
+    command = [sys.executable, "-m", "detkd", *words, *(["trust=true"] if trust else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert (tmp_path / "executed").exists() is trust
