@@ -46,13 +46,14 @@ def collect(folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = {"schema": 1, "verb": run["verb"], "seed": run["seed"]}
     record["command"] = " ".join(run["command"])
     student = numbers(folder)
-    if run["verb"] == "distill":
+    if run["verb"] in ("distill", "demo"):
         control = folder / "control"
         record |= {"teacher": numbers(folder, "teacher_"), "control": numbers(control), "distilled": student}
         record["gain"] = {key: student[key] - record["control"][key] for key in ("AP", "AP50")}
-        record["outcome"] = {"control": read_json(control / "outcome.json"), "distilled": run["outcome"]}
+        sides = (("control", control), ("distilled", folder))
+        record["outcome"] = {name: read_json(path / "outcome.json") for name, path in sides}
     else:
-        record |= {"model": student, "outcome": run["outcome"]}
+        record |= {"model": student, "outcome": read_json(folder / "outcome.json")}
     record["environment"] = run["environment"]
     record["config"] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     return record

@@ -23,22 +23,25 @@ class Estimate:
         teacher_gflops: Forward pass of the teacher on one image.
         ratio: FLOPs of a distillation step over those of a plain step.
         images: Images seen in the whole run; None where their number is unknown.
-        petaflops: 1e15 operations of the whole run; None likewise.
+        operations: Floating point operations of the whole run; None likewise.
     """
 
     student_gflops: float
     teacher_gflops: float
     ratio: float
     images: int | None
-    petaflops: float | None
+    operations: float | None
 
     def __str__(self) -> str:
         text = (
             f"cost: student {self.student_gflops:.1f} and teacher {self.teacher_gflops:.1f} GFLOPs per image; a step "
             f"takes {self.ratio:.1f} times the operations of a plain one (operations, not time)"
         )
-        if self.images is not None and self.petaflops is not None:
-            text += f"; {self.images:,} images in all, {self.petaflops:,.1f} PFLOPs"
+        if self.images is not None and self.operations is not None:
+            unit, size = (
+                ("E", 1e18) if self.operations >= 1e18 else ("P", 1e15) if self.operations >= 1e15 else ("T", 1e12)
+            )
+            text += f"; {self.images:,} images in all, {self.operations / size:,.1f} {unit}FLOPs"
         return text
 
 
@@ -59,7 +62,7 @@ def estimate(config: Mapping[str, Any], images: int | None) -> Estimate:
     teacher_imgsz = int(config["teacher"].get("imgsz") or imgsz)
     teacher = _gflops(str(config["teacher"]["path"]), None, teacher_imgsz, "teacher")
     seen = None if images is None else images * int(config["epochs"])
-    work = None if seen is None else seen * (3 * student + teacher) / 1e6
+    work = None if seen is None else seen * (3 * student + teacher) * 1e9
     return Estimate(student, teacher, step_ratio(student, teacher), seen, work)
 
 

@@ -14,6 +14,8 @@ from detkd.config import compose
 from detkd.errors import ConfigError
 from tests.inference.tiny import save, tiny_model
 
+pytestmark = pytest.mark.slow  # trains
+
 
 @pytest.fixture(scope="module")
 def samples() -> Path:

@@ -23,6 +23,8 @@ from detkd.training.trainer import Trainer
 from tests.inference.tiny import tiny_model
 from tests.training.test_dataset import dataset
 
+pytestmark = pytest.mark.slow  # trains
+
 SCALE = {"depth": 0.33, "width": 0.125, "max_channels": 256}
 
 
