@@ -15,6 +15,7 @@ from detkd.losses.recipe import Recipe
 from detkd.models.head import AssignmentRecorder, native_weights, read_view
 from detkd.models.teacher import TeacherSource
 from detkd.models.weights import detect_head
+from detkd.types import View
 
 __all__ = ["DistilledDetector"]
 
@@ -62,11 +63,21 @@ class DistilledDetector(nn.Module):
             outputs = self.student_model(batch["img"])[1]
             student = read_view(outputs, detect_head(self.student_model, key="student", source="the student"))
             teacher = self._source[0].answer(batch, student)
+            self._setup_losses(student, teacher)
             _, items = self.recipe(student, teacher, {}, 0.0, dict.fromkeys(student.heads, 1.0))
         self.student_model.train(was_training)
         if not items and len(self.recipe.terms):
             raise PairError("distill.terms: no term applies to this pair; list at least one, e.g. distill=binary")
         self.kd_names = (*items, "kd")
+
+    def _setup_losses(self, student: View, teacher: View) -> None:
+        """Let losses build their layers, from the same random numbers whatever ran before."""
+        if "feats" not in self.recipe.uses or student.feats is None or teacher.feats is None:
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.recipe.setup(*(tuple(maps.shape[1] for maps in view.feats or ()) for view in (student, teacher)))
+        self.recipe.to(student.strides.device)
 
     def forward(self, x: Tensor | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return the loss for a batch, or the student's predictions for images."""

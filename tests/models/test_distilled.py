@@ -156,3 +156,27 @@ def test_classes_are_reordered_for_the_student() -> None:
     view = read_view(outputs, student.student_model.model[-1])
     a, b = straight.answer(batch(), view), turned.answer(batch(), view)
     torch.testing.assert_close(a.head("one2many").logits.flip(-1), b.head("one2many").logits)
+
+
+def test_learnable_losses_train_with_the_student_and_stay_out_of_it() -> None:
+    from detkd.losses.pkd import NeckFeatures
+
+    student = tiny_model(seed=1)
+    student.args = get_cfg()
+    terms = {"neck": {"loss": NeckFeatures(), "branches": ["one2many"]}}
+    built = [
+        DistilledDetector(copy.deepcopy(student), LiveTeacher(tiny_model(seed=2), NAMES), Recipe.from_parts(terms))
+        for _ in range(2)
+    ]
+    for model in built:
+        torch.rand(3)
+        model.probe(64, 64)
+    adapters = [[p.detach().clone() for p in model.recipe.parameters()] for model in built]
+    assert len(adapters[0]) == 3
+    assert all(torch.equal(a, b) for a, b in zip(*adapters, strict=True)), "adapters depend on what ran before"
+    model = built[0].train()
+    assert model.kd_names == ("kd_neck", "kd")
+    loss, _ = model.loss(batch())
+    loss.sum().backward()
+    assert all(p.grad is not None for p in model.recipe.parameters())
+    assert not any("recipe" in name for name in model.student_model.state_dict())
