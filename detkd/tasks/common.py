@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from detkd.data.coco import to_coco
 from detkd.data.load import load_data, summary_table, write_report
+from detkd.data.noise import hurry
 from detkd.data.records import DataSpec, DetectionSet
 from detkd.data.toy import draw_toy
 from detkd.errors import ConfigError
@@ -49,6 +50,12 @@ def get_data(node: Mapping[str, Any], folder: Path | None = None) -> DataSpec:
         )
         source = {"name": source["name"], "format": "coco", "path": str(drawn), "on_bad": source.get("on_bad", "error")}
     spec = load_data(source, on_bad=str(source.get("on_bad") or "error"), resolver=ultralytics_dataset)
+    if node.get("format") == "toy" and node.get("label_noise"):
+        train = hurry(spec.splits["train"], node["label_noise"], seed=int(node["seed"]))
+        note = "training labels were made worse on purpose: " + ", ".join(
+            f"{key} {value}" for key, value in node["label_noise"].items()
+        )
+        spec = replace(spec, splits={**spec.splits, "train": train}, notes=(*spec.notes, note))
     console.print(summary_table(spec))
     for note in spec.notes:
         console.print(f"[dim]{note}[/dim]")
