@@ -30,8 +30,8 @@ def hurried_labels(
     size = boxes[:, 2:] - boxes[:, :2]
     low = boxes[:, :2] - size * (loose / 2 + jitter * rng.standard_normal(size.shape))
     high = boxes[:, 2:] + size * (loose / 2 + jitter * rng.standard_normal(size.shape))
-    # Shifted sides must not cross: a box keeps at least a quarter of its size.
-    centre = (low + high) / 2
+    # Shifted sides must not cross nor leave the object: a box keeps a quarter of its size and a centre on the object.
+    centre = np.clip((low + high) / 2, boxes[:, :2], boxes[:, 2:])
     half = np.maximum((high - low) / 2, size / 8)
     limit = np.array([record.width, record.height], dtype=np.float64)
     drawn = np.concatenate([np.clip(centre - half, 0, limit), np.clip(centre + half, 0, limit)], axis=1)
