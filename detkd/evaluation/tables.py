@@ -107,17 +107,21 @@ def per_class_table(results: Iterable[Result], *, title: str = "per class (point
         title: Heading of the table.
     """
     entries = list(results)
-    shown = CLASS_NAMES if len(entries) == 1 else ("AP", "AP50")
-    table = Table(title=title)
+    alone = len(entries) == 1
+    table = Table(title=title, caption=None if alone else "AP / AP50")
     table.add_column("class")
     table.add_column("objects", justify="right")
-    table.add_column("images", justify="right")
-    for name, _, _ in entries:
-        for key in shown:
-            table.add_column(_plain(f"{name}\n{key}" if len(entries) > 1 else key), justify="right")
+    if alone:
+        table.add_column("images", justify="right")
+    for column in CLASS_NAMES if alone else [name for name, _, _ in entries]:
+        table.add_column(_plain(column), justify="right")
     for name, numbers in entries[0][1].per_class.items() if entries else ():
-        cells = [format_points(getattr(m.per_class[name], key)) for _, m, _ in entries for key in shown]
-        table.add_row(_plain(name), str(numbers.objects), str(numbers.images), *cells)
+        if alone:
+            cells = [str(numbers.images), *(format_points(getattr(numbers, key)) for key in CLASS_NAMES)]
+        else:
+            sides = [metrics.per_class[name] for _, metrics, _ in entries]
+            cells = [f"{format_points(side.AP)} / {format_points(side.AP50)}" for side in sides]
+        table.add_row(_plain(name), str(numbers.objects), *cells)
     return table
 
 
