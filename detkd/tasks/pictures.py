@@ -21,7 +21,7 @@ def pick_records(dataset: DetectionSet, count: int) -> tuple[ImageRecord, ...]:
 
 
 def write_side_by_side(
-    models: Sequence[tuple[str, str | Path]],
+    models: Sequence[tuple[str, str | Path, float]],
     dataset: DetectionSet,
     folder: Path,
     *,
@@ -29,19 +29,19 @@ def write_side_by_side(
     imgsz: int,
     nms: bool | None = None,
     device: str = "cpu",
-    conf: float = 0.25,
 ) -> list[Path]:
-    """Write one JPEG per image: labels, then the boxes of each model above `conf`.
+    """Write one JPEG per image: labels, then the boxes of each model above the score at which its F1 is best.
+
+    One common score would show which model is surer of itself, not which one sees more: distillation shifts scores.
 
     Args:
-        models: Title and weights of each pane.
+        models: Title, weights and lowest score of each pane.
         dataset: Where the images come from.
         folder: Where the pictures go.
         count: Number of images.
         imgsz: Pixels the models see.
         nms: Which head answers; see `Detector.load`.
         device: Device.
-        conf: Lowest score that is drawn.
     """
     from detkd.inference.detector import Detector
     from detkd.inference.draw import draw_boxes, side_by_side
@@ -53,11 +53,11 @@ def write_side_by_side(
         [draw_boxes(image, record.boxes_xyxy, record.classes, None, dataset.names)]
         for image, record in zip(images, records, strict=True)
     ]
-    for _, weights in models:
-        detector = Detector.load(weights, imgsz=imgsz, nms=nms, device=device, conf=conf)
+    for _, weights, conf in models:
+        detector = Detector.load(weights, imgsz=imgsz, nms=nms, device=device, conf=conf, iou=0.5, multi_label=False)
         for row, image, found in zip(panes, images, detector.detect(images), strict=True):
             row.append(draw_boxes(image, found.boxes_xyxy, found.classes, found.scores, detector.names))
-    titles = ["labels", *(title for title, _ in models)]
+    titles = ["labels", *(f"{title}, score > {conf:.2f}" for title, _, conf in models)]
     written = []
     for record, row in zip(records, panes, strict=True):
         path = folder / f"{record.path.stem}.jpg"

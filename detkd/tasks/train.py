@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from detkd.data.coco import to_coco
 from detkd.data.records import DataSpec
 from detkd.errors import ConfigError
+from detkd.evaluation.working_point import working_point
 from detkd.progress import console, out
 from detkd.runs import check_unchanged, clear_run, finish_run, new_folder, open_run, read_config, start_run
 from detkd.tasks.arguments import pick_device, ultralytics_arguments
@@ -98,9 +100,11 @@ def keep_pictures(
 
     if not config.get("pictures"):
         return []
+    dataset = report_set(spec, str(config.get("checkpoint") or "last"))
+    truth = to_coco(dataset)
     return write_side_by_side(
-        models,
-        report_set(spec, str(config.get("checkpoint") or "last")),
+        [(title, path, working_point(truth, path.parents[1] / "detections.json")) for title, path in models],
+        dataset,
         folder / "pictures",
         count=int(config["pictures"]),
         imgsz=int(config["imgsz"]),
