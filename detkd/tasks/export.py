@@ -21,7 +21,7 @@ def export(config: dict[str, Any]) -> ExportResult:
     from detkd.models.weights import resolve
 
     if str(config["device"]) not in ("auto", "cpu"):
-        raise ConfigError(f"device: exporting runs on the CPU, got {config['device']}; leave it out")
+        raise ConfigError(f"device: exporting and its check run on the CPU, got {config['device']}; leave it out")
     weights = resolve(config["model"]["path"], key="model")
     folder = new_folder(config.get("out"), config.get("name") or "export")
     start_run(folder, "export", config)
