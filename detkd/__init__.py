@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detkd.export.exporter import ExportResult
+    from detkd.exporting.exporter import ExportResult
     from detkd.inference.predict import PredictResult
     from detkd.tasks.results import (
         CompareResult,

@@ -16,7 +16,7 @@ LAYERS = {
     "ops": 1, "runs": 1,
     "losses": 2, "data": 2, "evaluation": 2,
     "models": 3,
-    "training": 4, "inference": 4, "export": 4,
+    "training": 4, "inference": 4, "exporting": 4,
     "config": 5, "paths": 5, "quoting": 5, "faults": 5, "signature": 5,
     "tasks": 6,
     "api": 7, "usage": 7,
@@ -26,17 +26,17 @@ LAYERS = {
 
 BESIDE = {
     "types": {"errors"}, "io": {"errors"}, "progress": {"errors"}, "environment": {"errors"},
-    "export": {"inference"},  # what was exported is run by the same detector
+    "exporting": {"inference"},  # what was exported is run by the same detector
     "faults": {"signature"},
     "config": {"paths", "quoting", "faults", "signature"},
 }  # fmt: skip
 """Imports inside one layer. All others are refused: losses, data and evaluation stay strangers."""
 
 FENCED = {
-    "ultralytics": {"models", "training", "inference", "export"},
+    "ultralytics": {"models", "training", "inference", "exporting"},
     "hydra": {"config", "cli"},
     "omegaconf": {"config", "cli"},
-    "torch": {"types", "ops", "losses", "models", "training", "inference", "export", "tasks"},
+    "torch": {"types", "ops", "losses", "models", "training", "inference", "exporting", "tasks"},
 }
 """Which modules or sub-packages may import a heavy or copyleft library."""
 

@@ -40,7 +40,7 @@ def packaged_teacher() -> Path:
 def demo(config: dict[str, Any]) -> DemoResult:
     """Run `detkd demo`."""
     from detkd.evaluation.tables import metrics_table, per_class_table
-    from detkd.export.exporter import export_model
+    from detkd.exporting.exporter import export_model
     from detkd.models.weights import resolve
 
     started = time.monotonic()

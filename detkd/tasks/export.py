@@ -10,14 +10,14 @@ from detkd.runs import finish_run, new_folder, start_run
 from detkd.tasks.common import get_data, split_of
 
 if TYPE_CHECKING:
-    from detkd.export.exporter import ExportResult
+    from detkd.exporting.exporter import ExportResult
 
 __all__ = ["export"]
 
 
 def export(config: dict[str, Any]) -> ExportResult:
     """Run `detkd export`."""
-    from detkd.export.exporter import export_model
+    from detkd.exporting.exporter import export_model
     from detkd.models.weights import resolve
 
     if str(config["device"]) not in ("auto", "cpu"):

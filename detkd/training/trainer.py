@@ -260,7 +260,7 @@ class Trainer(DetectionTrainer):
         if self.loss is None or torch.isfinite(self.loss):
             return False
         raise ModelError(
-            f"trainer.lr0: the loss became {float(self.loss)} in epoch {epoch + 1}; lower trainer.lr0 "
+            f"trainer.lr0: the loss became {float(self.loss.detach())} in epoch {epoch + 1}; lower trainer.lr0 "
             f"(now {self.args.lr0}) or distill.lambda and start again"
         )
 

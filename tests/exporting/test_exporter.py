@@ -11,10 +11,10 @@ from torch import Tensor
 
 from detkd.data.records import DetectionSet
 from detkd.errors import ConfigError, DataError, ModelError
-from detkd.export import exporter
-from detkd.export.convert import CalibrationImages
-from detkd.export.exporter import export_model, export_table, sample
-from detkd.export.parity import dense_difference, ranked_difference
+from detkd.exporting import exporter
+from detkd.exporting.convert import CalibrationImages
+from detkd.exporting.exporter import export_model, export_table, sample
+from detkd.exporting.parity import dense_difference, ranked_difference
 from detkd.inference.detector import Detector
 from detkd.models.cost import measure
 from tests.inference.tiny import NAMES, picture

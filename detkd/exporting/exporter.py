@@ -16,8 +16,8 @@ from detkd.data.coco import to_coco
 from detkd.data.records import DetectionSet, ImageRecord
 from detkd.errors import ConfigError, DataError, ModelError
 from detkd.evaluation.coco import evaluate_detections
-from detkd.export.convert import FORMATS, CalibrationImages, convert
-from detkd.export.parity import compare_raw
+from detkd.exporting.convert import FORMATS, CalibrationImages, convert
+from detkd.exporting.parity import compare_raw
 from detkd.inference.detector import Detector
 from detkd.inference.images import read_image
 from detkd.inference.results import detect_set
