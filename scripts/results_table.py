@@ -6,16 +6,15 @@ from pathlib import Path
 
 from detkd.io import read_json
 
-HEAD = ("result file", "seed", "teacher", "control", "distilled", "gain AP", "gain AP50", "training time, x control")
+HEAD = ("result file", "seed", "teacher", "control", "distilled", "gain AP", "gain AP50")
 
 
 def row(path: Path) -> tuple[str, ...]:
     record = read_json(path)
     sides = (f"{record[name]['AP']:.1f} / {record[name]['AP50']:.1f}" for name in ("teacher", "control", "distilled"))
-    ratio = record["outcome"]["distilled"]["seconds"] / record["outcome"]["control"]["seconds"]
     gain = record["gain"]
     link = f"[{path.stem}]({path.as_posix()})"
-    return (link, str(record["seed"]), *sides, f"{gain['AP']:+.1f}", f"{gain['AP50']:+.1f}", f"{ratio:.1f}")
+    return (link, str(record["seed"]), *sides, f"{gain['AP']:+.1f}", f"{gain['AP50']:+.1f}")
 
 
 def main() -> None:
