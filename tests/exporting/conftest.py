@@ -1,22 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
 from detkd.data.records import DetectionSet, ImageRecord
-from tests.inference.tiny import NAMES, picture, save, tiny_model
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("weights")
-    return {
-        "26": save(tiny_model("yolo26n.yaml"), folder / "tiny26.pt"),
-        "v8": save(tiny_model("yolov8n.yaml"), folder / "tiny8.pt"),
-    }
+from tests.inference.conftest import weights as weights
+from tests.inference.tiny import NAMES, picture
 
 
 @pytest.fixture(scope="session")
