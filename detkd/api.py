@@ -13,5 +13,6 @@ from detkd.tasks.evaluate import evaluate
 from detkd.tasks.export import export
 from detkd.tasks.predict import predict
 from detkd.tasks.train import train
+from detkd.tasks.watch import watch
 
-__all__ = ["compare", "demo", "distill", "evaluate", "export", "predict", "train"]
+__all__ = ["compare", "demo", "distill", "evaluate", "export", "predict", "train", "watch"]

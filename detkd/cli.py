@@ -189,6 +189,8 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     """
     try:
         overrides, options = split_options(arguments)
+        if verb == "watch" and overrides and "=" not in overrides[0]:
+            overrides[0] = f"run={overrides[0]}"  # detkd watch runs/x
         if {"-h", "--help"} & set(options):
             config_dir = _option(options, "--config-dir", "-cd")
             print(usage.describe(verb, [Path(config_dir)] if config_dir else []))

@@ -22,6 +22,7 @@ EXAMPLES = {
     "distill": "detkd distill teacher=yolo26x student=yolo26n data=toy",
     "evaluate": "detkd evaluate model=runs/train data=toy",
     "compare": "detkd compare before=runs/train after=runs/distill",
+    "watch": "detkd watch run=runs/distill",
     "export": "detkd export model=runs/distill format=onnx",
     "predict": "detkd predict model=runs/distill source=data/samples",
     "demo": "detkd demo",
@@ -33,7 +34,7 @@ VERBS = tuple(EXAMPLES)
 # A group that may stay without a choice: always (None), or when another key is given.
 _OPTIONAL: dict[str, dict[str, str | None]] = {
     "evaluate": {"model": "detections", "data": "gt"},
-    "compare": {"teacher": None, "data": None},
+    "compare": {"teacher": None, "data": None, "before": "runs", "after": "runs"},
     "export": {"data": None},
 }
 _NEEDED = frozenset({"model", "teacher", "student", "data"})  # groups that `key=null` leaves out

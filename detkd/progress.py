@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console, RenderableType
@@ -17,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["NotedProgress", "console", "new_progress", "out", "track"]
+__all__ = ["NotedProgress", "console", "new_progress", "out", "stages", "track"]
 
 T = TypeVar("T")
 
@@ -69,3 +70,20 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         for item in items:
             yield item
             progress.advance(task)
+
+
+@contextmanager
+def stages(show: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function `(label, done, total)` that keeps one bar per label, for work that reports how far it is."""
+    if not show:
+        yield lambda label, done, total: None
+        return
+    tasks = {}
+    with new_progress() as progress:
+
+        def report(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                tasks[label] = progress.add_task(label, total=total)
+            progress.update(tasks[label], completed=done, total=total)
+
+        yield report

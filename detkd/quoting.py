@@ -25,13 +25,16 @@ __all__ = ["OPEN_KEYS", "TEXT_KEYS", "literal", "quote", "rewrite", "split_comma
 
 # fmt: off
 TEXT_KEYS = frozenset({
-    "after", "before", "control", "detections", "device", "fail_if", "gt", "name", "out", "resume", "source", "teacher",
+    "after", "before", "control", "detections", "device", "fail_if", "gt", "name", "out", "reference",
+    "resume", "run", "source", "teacher",
     "data.name", "data.train", "data.val", "data.test", "data.split.pattern", "data.split.field",
 })
 """Keys whose value is a text, whatever it looks like (next to every key that ends in `.path`)."""
 
 _FLAG_OR_TEXT = frozenset({"control"})  # true and false keep their meaning
-_LIST_OR_TEXT = frozenset({"model.path", "data.train", "data.val", "data.test"})
+_LIST_OR_TEXT = frozenset({
+    "model.path", "data.train", "data.val", "data.test", "before", "after", "control", "teacher.path",
+})
 
 OPEN_KEYS = ("trainer.", "teacher.class_map", "student.scale", "model.scale")
 """Dictionaries that take keys of their own, so nobody has to type Hydra's `++`."""

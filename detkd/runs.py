@@ -30,7 +30,19 @@ __all__ = [
     "start_run",
 ]
 
-_MAY_CHANGE = {"device", "workers", "threads", "pictures", "verbose", "trust", "resume", "out", "name", "control"}
+_MAY_CHANGE = {
+    "device",
+    "workers",
+    "threads",
+    "pictures",
+    "verbose",
+    "trust",
+    "resume",
+    "out",
+    "name",
+    "control",
+    "report",
+}
 
 _PACKAGES = (
     "detkd", "torch", "torchvision", "ultralytics", "numpy", "opencv-python", "albumentations", "pycocotools",
@@ -188,5 +200,11 @@ def clear_run(folder: Path) -> None:
     """Remove what an earlier run left in its folder, so that none of it can be taken for a result of the next."""
     for name in ("train", "weights", "control", "pictures", "export"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for file in [*folder.glob("*.json"), *folder.glob("compare.*"), folder / "resume.pt", folder / "config.yaml"]:
+    for file in [
+        *folder.glob("*.json"),
+        *folder.glob("compare.*"),
+        folder / "resume.pt",
+        folder / "config.yaml",
+        folder / "live.jsonl",
+    ]:
         file.unlink(missing_ok=True)

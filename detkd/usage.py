@@ -35,7 +35,9 @@ _EXAMPLES = {
         "detkd compare before=runs/train after=runs/distill",
         "detkd compare before=old.pt after=new.pt teacher=big.pt data=toy",
         "detkd compare before=a.json after=b.json gt=instances.json fail_if='AP<-0.5'",
+        "detkd compare runs=[runs/a,runs/b,runs/c] reference=runs/a",
     ),
+    "watch": ("detkd watch runs/distill", "detkd watch", "detkd watch run=runs/distill once=true"),
     "export": (
         "detkd export model=runs/distill format=onnx",
         "detkd export model=best.pt format=openvino_int8 data=my/data.yaml",

@@ -215,8 +215,11 @@ def _run_hotcoco(truth: GroundTruth, detections: Detections, params: Params) -> 
         area=truth.areas,
         iscrowd=truth.crowd.astype(np.int64),
     )
-    rows = [detections.image + 1, detections.boxes_xywh, detections.scores, detections.label + 1]
-    dt = gt.load_res(np.column_stack(rows).astype(np.float64))
+    rows = np.empty((len(detections), 7))
+    rows[:, 0], rows[:, 1:5] = detections.image + 1, detections.boxes_xywh
+    rows[:, 5], rows[:, 6] = detections.scores, detections.label + 1
+    dt = gt.load_res(rows)
+    del rows  # as large as all detections
     return _configure(COCOeval(gt, dt, "bbox"), truth, params)
 
 

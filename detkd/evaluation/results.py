@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -18,9 +19,9 @@ from detkd.evaluation.inputs import (
     box_problem,
     check_on_bad,
     chunks,
-    open_source,
 )
 from detkd.evaluation.mapping import read_categories, read_images
+from detkd.evaluation.records import read_records
 
 __all__ = ["load_detections"]
 
@@ -56,13 +57,16 @@ def load_detections(
     """
     if isinstance(detections, Detections):
         return detections
-    source, content = open_source(detections, "detections")
+    source, content = "detections", cast(Any, detections)
+    if isinstance(detections, (str, Path)):
+        source, content = str(detections), read_records(detections)
     problems = Problems(source, check_on_bad(on_bad))
+    in_blocks = content is not detections and isinstance(content, Iterator)
     if isinstance(content, Mapping):
         content = content.get("annotations")
     if content is None or isinstance(content, str) or not isinstance(content, Iterable):
         raise DataError(f"{source}: detections must be a list of records with {', '.join(_FIELDS)}; give COCO results")
-    columns = _columns(content, problems)
+    columns = _columns(content if in_blocks else chunks(content), problems)
     image_map, image_reading, notes = read_images(columns.image_keys, truth, source)
     by_file = image_reading == "file name"
     image = image_map[columns.image]
@@ -95,31 +99,71 @@ def load_detections(
     )
 
 
-def _columns(content: Iterable[Any], problems: Problems) -> _Columns:
+def _columns(blocks: Iterable[list[Any]], problems: Problems) -> _Columns:
     images: dict[tuple[Any, Any], int] = {}
     labels: dict[Any, int] = {}
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     start = 0
-    for block in chunks(content):
-        rows: list[tuple[int, int, int]] = []
-        numbers: list[tuple[float, ...]] = []
-        for index, record in enumerate(block, start):
-            problem = _problem(record)
-            if problem:
-                problems.add(f"record {index}", *problem)
-                continue
-            key = (record["image_id"], record.get("file_name"))
-            label = record["category_id"]
-            rows.append((index, images.setdefault(key, len(images)), labels.setdefault(label, len(labels))))
-            numbers.append((record["score"], *record["bbox"]))
+    for block in blocks:
+        good = _plain(block)
+        numbers = np.arange(start, start + len(block))
+        if good is None:
+            usable = []
+            for index, record in enumerate(block):
+                problem = _problem(record)
+                if problem:
+                    problems.add(f"record {start + index}", *problem)
+                else:
+                    usable.append(index)
+            numbers = numbers[usable]
+            good = _split([block[index] for index in usable])
         start += len(block)
-        table = np.asarray(rows, dtype=np.int64).reshape(-1, 3)
-        parts.append((table[:, 0], table[:, 1], table[:, 2], np.asarray(numbers, dtype=np.float64).reshape(-1, 5)))
+        image_keys, label_keys, values = good
+        parts.append((numbers, _codes(image_keys, images), _codes(label_keys, labels), values))
     if not parts:
         none = np.zeros(0, dtype=np.int64)
         return _Columns(none, none, none, np.zeros((0, 5)), [], [])
     number, image, label, values = (np.concatenate([part[column] for part in parts]) for column in range(4))
     return _Columns(number, image, label, values, list(images), list(labels))
+
+
+_Block = tuple[list[tuple[Any, Any]], list[Any], np.ndarray]
+
+
+def _split(records: list[Any]) -> _Block:
+    """Return usable records as image keys, category ids and numbers (N, 5)."""
+    values = np.empty((len(records), 5))
+    values[:, 0] = [record["score"] for record in records]
+    coordinates = chain.from_iterable(record["bbox"] for record in records)
+    values[:, 1:] = np.fromiter(coordinates, np.float64, 4 * len(records)).reshape(-1, 4)
+    images = [(record["image_id"], record.get("file_name")) for record in records]
+    return images, [record["category_id"] for record in records], values
+
+
+def _plain(block: list[Any]) -> _Block | None:
+    """Return a block as `_split` does, or None if any record of it needs a closer look.
+
+    It asks what `_problem` asks, of all records at once.
+    """
+    if set(map(type, block)) != {dict}:
+        return None
+    try:
+        boxes = [record["bbox"] for record in block]
+        kinds = {*map(type, chain.from_iterable(boxes)), *(type(record["score"]) for record in block)}
+        if set(map(len, boxes)) != {4} or not kinds <= {int, float}:
+            return None
+        images, labels, values = _split(block)
+        hash((*images, *labels))
+    except (KeyError, TypeError, OverflowError):
+        return None
+    return (images, labels, values) if np.isfinite(values).all() and values[:, 3:].min() > 0 else None
+
+
+def _codes(keys: list[Any], known: dict[Any, int]) -> np.ndarray:
+    """Number the keys in the order of their first appearance, going on from those in `known`."""
+    for key in dict.fromkeys(keys):
+        known.setdefault(key, len(known))
+    return np.fromiter(map(known.__getitem__, keys), np.int64, len(keys))
 
 
 def _problem(record: Any) -> tuple[str, str, str] | None:
@@ -131,7 +175,7 @@ def _problem(record: Any) -> tuple[str, str, str] | None:
         finite = isfinite(score) and isfinite(x) and isfinite(y) and isfinite(w) and isfinite(h)
         if finite and w > 0 and h > 0 and not isinstance(score, bool):
             return None
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         pass
     if not isinstance(record, Mapping):
         return f"not a record, got {record!r}", f"every detection is an object with {', '.join(_FIELDS)}", "no fields"

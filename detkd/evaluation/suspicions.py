@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from detkd.evaluation.inputs import Detections, GroundTruth
+from detkd.evaluation.pairs import Pairs, near_pairs
 
 __all__ = ["find_suspicions"]
 
@@ -14,14 +17,36 @@ PER_CLASS_LIMIT = 100
 HIGH_FLOOR = 0.05
 """A lowest score above this means that the detector's confidence threshold cut the ranking."""
 
+_SAMPLE = 10_000
+"""Detections with the highest scores that are laid on the objects; enough to recognise a wrong reading."""
+
+_IOU = 0.5
+_FEWEST = 20
+"""Overlaps that another reading must explain before it is believed."""
+
+_NOT_IN_COCO = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+"""Ids up to 90 that COCO gave to no class of its 80."""
+
+_LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "corners [x1, y1, x2, y2]": lambda b: np.column_stack([b[:, :2], b[:, 2:] - b[:, :2]]),
+    "[centre x, centre y, width, height]": lambda b: np.column_stack([b[:, :2] - b[:, 2:] / 2, b[:, 2:]]),
+    "[y, x, height, width]": lambda b: b[:, [1, 0, 3, 2]],
+    "corners [y1, x1, y2, x2]": lambda b: np.column_stack([b[:, [1, 0]], b[:, [3, 2]] - b[:, [1, 0]]]),
+}
+"""Other ways to write a box, as a function that gives [x, y, width, height]."""
+
 
 def find_suspicions(truth: GroundTruth, detections: Detections) -> tuple[str, ...]:
     """Return one sentence per suspicion, each naming the file and what to do."""
     if not len(detections):
         return (f"{detections.source}: no detections at all; AP is 0 where there are objects",)
+    count = min(_SAMPLE, len(detections))
+    best = np.argpartition(-detections.scores, count - 1)[:count]
+    pairs = _on_objects(truth, detections.image[best], detections.boxes_xywh[best])
     found = (
         _normalised(truth, detections),
-        _corners(truth, detections),
+        _corners(truth, detections) or _layout(truth, detections, best, pairs),
+        _classes(truth, detections, best, pairs),
         _scores(detections),
         _floor(detections),
         _crowded(truth, detections),
@@ -55,6 +80,65 @@ def _corners(truth: GroundTruth, detections: Detections) -> str | None:
             "write [x, y, width, height]"
         )
     return None
+
+
+def _on_objects(truth: GroundTruth, image: np.ndarray, boxes: np.ndarray) -> Pairs:
+    objects = np.flatnonzero(~truth.crowd)
+    pairs = near_pairs(image, boxes, truth.image[objects], truth.boxes_xywh[objects], _IOU)
+    return pairs._replace(second=objects[pairs.second])
+
+
+def _layout(truth: GroundTruth, detections: Detections, best: np.ndarray, pairs: Pairs) -> str | None:
+    """Try other layouts of the boxes where few of them lie on objects as they are."""
+    hits = len(np.unique(pairs.first))
+    if hits > 0.1 * len(best):
+        return None
+    for name, read in _LAYOUTS.items():
+        boxes = read(detections.boxes_xywh[best])
+        if (boxes[:, 2:] <= 0).any():
+            continue
+        fitting = len(np.unique(_on_objects(truth, detections.image[best], boxes).first))
+        if fitting >= _FEWEST and fitting > 0.2 * len(best) and fitting > 5 * hits:
+            return (
+                f"of the best {len(best)} boxes {hits} lie on an object, but {fitting} would if they were {name}; "
+                "write [x, y, width, height] in pixels"
+            )
+    return None
+
+
+def _classes(truth: GroundTruth, detections: Detections, best: np.ndarray, pairs: Pairs) -> str | None:
+    """Try other readings of the category ids where boxes lie on objects of other classes."""
+    if any("category ids fit the labels better" in text for text in detections.warnings):
+        return None  # said when they were read
+    order = np.lexsort((-pairs.iou, pairs.first))
+    _, nearest = np.unique(pairs.first[order], return_index=True)
+    nearest = order[nearest]
+    found, true = detections.label[best[pairs.first[nearest]]], truth.label[pairs.second[nearest]]
+    own = int(np.count_nonzero(found == true))
+    for name, meant in _readings(truth).items():
+        other = int(np.count_nonzero(meant[found] == true))
+        if other >= _FEWEST and other > 3 * own and 2 * other > len(true):
+            return (
+                f"of {len(true)} boxes that lie on an object {own} have its class, but {other} would if category ids "
+                f"were {name}; write the ground truth's category ids"
+            )
+    return None
+
+
+def _readings(truth: GroundTruth) -> Mapping[str, np.ndarray]:
+    """Return the class that each class would stand for if its id meant something else, -1 for none, int64 (K,)."""
+    ids, count = truth.category_ids, len(truth.names)
+    alphabetical = sorted(range(count), key=lambda k: truth.names[k])
+    readings = {"numbers of the class names in alphabetical order": np.asarray(alphabetical)}
+    if all(isinstance(key, int) for key in ids):
+        numbers = np.asarray(ids, dtype=np.int64)
+        for first in (0, 1):
+            known = (numbers >= first) & (numbers < first + count)
+            readings[f"class indices counted from {first}"] = np.where(known, numbers - first, -1)
+        if count == 80:
+            place = {key: k for k, key in enumerate(k for k in range(1, 91) if k not in _NOT_IN_COCO)}
+            readings["COCO's own, 1 to 90"] = np.asarray([place.get(key, -1) for key in numbers.tolist()])
+    return readings
 
 
 def _scores(detections: Detections) -> str | None:

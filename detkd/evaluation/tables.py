@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from detkd.evaluation.metrics import CLASS_NAMES, Metrics
 
-if TYPE_CHECKING:
-    from detkd.evaluation.compare import Comparison, Row
-
 __all__ = [
     "COST_COLUMNS",
-    "comparison_view",
     "cost_cells",
     "format_points",
     "metrics_table",
@@ -122,40 +117,6 @@ def per_class_table(results: Iterable[Result], *, title: str = "per class (point
             sides = [metrics.per_class[name] for _, metrics, _ in entries]
             cells = [f"{format_points(side.AP)} / {format_points(side.AP50)}" for side in sides]
         table.add_row(_plain(name), str(numbers.objects), *cells)
-    return table
-
-
-def comparison_view(comparison: Comparison) -> RenderableType:
-    """Return the comparison as tables (overall, per class, cost) with its notes below."""
-    overall = _side_table(comparison, [r for r in comparison.rows if r.class_name is None], "overall (points)")
-    classes = [r for r in comparison.rows if r.class_name is not None and r.metric in ("AP", "AP50")]
-    parts: list[RenderableType] = [overall, _side_table(comparison, classes, "per class (points)")]
-    if any(entry.cost for entry in comparison.entries):
-        parts.append(metrics_table([(e.name, e.metrics, e.cost) for e in comparison.entries], title="cost"))
-    styles = {"differs": ("not alike: ", "bold red"), "warning": ("warning: ", "yellow"), "info": ("", "dim")}
-    parts += [Text(styles[note.level][0] + note.text, style=styles[note.level][1]) for note in comparison.notes]
-    return Group(*parts)
-
-
-def _side_table(comparison: Comparison, rows: Sequence[Row], title: str) -> Table:
-    table = Table(title=title)
-    table.add_column("number")
-    table.add_column("objects", justify="right")
-    for entry in (comparison.before, comparison.after):
-        table.add_column(_plain(entry.name), justify="right")
-    table.add_column("difference", justify="right")
-    if comparison.teacher:
-        table.add_column(_plain(comparison.teacher.name), justify="right")
-        table.add_column("gap closed", justify="right")
-    for row in rows:
-        style = "" if not row.delta or abs(row.delta) < 0.005 else "green" if row.delta > 0 else "red"
-        cells: list[str | Text] = [format_points(row.before), format_points(row.after)]
-        cells.append(Text(signed_points(row.delta), style=style))
-        if comparison.teacher:
-            share = "-" if row.gap_closed is None else f"{row.gap_closed:.0%}"
-            cells += [format_points(row.teacher), share]
-        label = row.metric.replace("_", " ") if row.class_name is None else f"{row.class_name} {row.metric}"
-        table.add_row(_plain(label), str(row.objects), *cells)
     return table
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from detkd.data.noise import hurry
 from detkd.data.records import DataSpec, DetectionSet
 from detkd.data.toy import draw_toy
 from detkd.errors import ConfigError
-from detkd.evaluation.coco import evaluate_detections
-from detkd.evaluation.metrics import Metrics
-from detkd.io import read_json, write_json
+from detkd.evaluation.inputs import GroundTruth
+from detkd.evaluation.side import Run, make_run
+from detkd.evaluation.truth import load_truth
+from detkd.io import read_json, sha256, write_json
 from detkd.progress import console
 from detkd.tasks.arguments import pick_device
 
 __all__ = [
+    "TRUTH_FILE",
     "Trained",
     "evaluate_weights",
     "get_data",
@@ -28,6 +30,9 @@ __all__ = [
     "split_of",
     "train_once",
 ]
+
+TRUTH_FILE = "ground_truth.json"
+"""The labels of the evaluated images as COCO instances, kept in every run folder."""
 
 
 def get_data(node: Mapping[str, Any], folder: Path | None = None) -> DataSpec:
@@ -114,9 +119,12 @@ class Trained:
     outcome: dict[str, Any]
 
 
-def train_once(plan: Any, *, checkpoint: str = "last", verbose: bool = False) -> Trained:
+def train_once(
+    plan: Any, *, checkpoint: str = "last", verbose: bool = False, loggers: Sequence[str] | None = None
+) -> Trained:
     """Train according to a plan, or return what an earlier, finished attempt in the same folder made."""
     from detkd.models.weights import quiet
+    from detkd.training.integrations import switched
     from detkd.training.run import run_training
 
     folder: Path = plan.folder
@@ -126,7 +134,7 @@ def train_once(plan: Any, *, checkpoint: str = "last", verbose: bool = False) ->
         for left in (done, folder / "resume.pt"):
             left.unlink(missing_ok=True)
     if not done.is_file():
-        with quiet(20 if verbose else 40):
+        with quiet(20 if verbose else 40), switched(loggers):
             write_json(done, asdict(run_training(plan)))
     return Trained(folder, weights, read_json(done))
 
@@ -140,21 +148,25 @@ def evaluate_weights(
     stem: str = "",
     key: str = "model",
     class_map: Mapping[str, str] | None = None,
-) -> tuple[Metrics, dict[str, Any]]:
-    """Detect, evaluate and measure the cost of one model; writes `metrics.json` and `detections.json`.
+    truth: GroundTruth | None = None,
+) -> tuple[Run, dict[str, Any]]:
+    """Detect, evaluate and measure the cost of one model.
+
+    Writes `metrics.json`, `detections.json` and `ground_truth.json`, so that the folder can be compared later on.
 
     Args:
         weights: Checkpoint, exported model, run folder or official name.
         dataset: The images.
         folder: Where the files go.
         settings: `imgsz` (None: the checkpoint's own), `device`, `nms`, and optionally `batch`, `conf`, `iou`,
-            `max_det`, `engine`; other keys are ignored, so a verb's config can be given as it is.
+            `max_det`, `engine`, `seed`; other keys are ignored, so a verb's config can be given as it is.
         stem: Prefix of the file names.
         key: Config key of the model for messages.
         class_map: Names of the model's classes to read as others.
+        truth: The labels where they are at hand; else those of `dataset`.
 
     Returns:
-        The metrics and the cost (parameters, GFLOPs, size, latency) as JSON values.
+        The evaluated run and the cost (parameters, GFLOPs, size, latency) as JSON values.
     """
     from detkd.inference.detector import Detector
     from detkd.inference.results import detect_set
@@ -177,10 +189,21 @@ def evaluate_weights(
         renamed = {plain_name(source): target for source, target in class_map.items()}
         detector.names = tuple(renamed.get(plain_name(name), name) for name in detector.names)
     detections = detect_set(detector, dataset)
-    engine = str(settings.get("engine") or "auto")
-    metrics = evaluate_detections(to_coco(dataset), detections, engine=engine, settings=detector.describe())
+    described = {**detector.describe(), "weights_sha256": sha256(path) if path.is_file() else None}
+    if truth is None:
+        content = to_coco(dataset)
+        truth = load_truth(content)
+        write_json(folder / TRUTH_FILE, content, indent=None)
+    run = make_run(
+        truth,
+        detections,
+        source=str(weights),
+        seed=settings.get("seed") if "epochs" in settings else None,
+        engine=str(settings.get("engine") or "auto"),
+        settings=described,
+    )
     cost = measure(detector).to_dict()
     write_json(folder / f"{stem}detections.json", detections, indent=None)
-    record = {"metrics": metrics.to_dict(), "cost": cost, "weights": str(path), "split": dataset.split}
+    record = {"metrics": run.metrics.to_dict(), "cost": cost, "weights": str(path), "split": dataset.split}
     write_json(folder / f"{stem}metrics.json", record)
-    return metrics, cost
+    return run, cost

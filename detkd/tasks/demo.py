@@ -10,10 +10,12 @@ from typing import Any
 from detkd.errors import ConfigError
 from detkd.evaluation.metrics import Metrics
 from detkd.io import sha256, write_json
-from detkd.progress import console, out
+from detkd.progress import console
+from detkd.report.model_card import card_for, write_card
+from detkd.report.rows import row_dict
 from detkd.runs import environment_record, finish_run
 from detkd.tasks.common import get_data, report_set
-from detkd.tasks.distill import distill_on, pictured
+from detkd.tasks.distill import distill_on, pictured, print_outcome
 from detkd.tasks.results import DemoResult, DistillResult
 from detkd.tasks.train import begin, keep_pictures, resumable
 
@@ -39,7 +41,6 @@ def packaged_teacher() -> Path:
 
 def demo(config: dict[str, Any]) -> DemoResult:
     """Run `detkd demo`."""
-    from detkd.evaluation.tables import metrics_table, per_class_table
     from detkd.exporting.exporter import export_model
     from detkd.models.weights import resolve
 
@@ -72,22 +73,11 @@ def demo(config: dict[str, Any]) -> DemoResult:
     summary["export"] = exported.to_dict()
     summary["seconds"] = round(time.monotonic() - started, 1)
     write_json(folder / "summary.json", summary)
-    rows: list[tuple[str, Metrics, dict[str, Any] | None]] = [
-        ("teacher", result.teacher, result.teacher_cost),
-        ("control", result.control.metrics, result.control.cost),
-        ("distilled", result.metrics, result.cost),
-    ]
-    out.print(metrics_table(rows, title=f"held-out cameras, {len(reported)} images (points)"))
-    out.print(per_class_table(rows))
-    out.print(
-        f"[bold]distilled minus control: {summary['gain']:+.2f} AP[/bold], same initial weights, data, steps and seed "
-        f"({config['seed']}); one seed, this test set"
-    )
+    print_outcome(result, f"held-out cameras, {len(reported)} images (points)")
     finish_run(folder, gain=summary["gain"])
+    write_card(card_for(folder, summary["export"]), folder / "export")
     console.print(f"pictures: {folder / 'pictures'}\nsummary: {folder / 'summary.json'}\nstudent: {result.weights}")
-    console.print(
-        f"exported: {exported.path}\ncomparison: {folder / 'compare.md'}\nfinished in {summary['seconds']:.0f} s"
-    )
+    console.print(f"exported: {exported.path}\npage: {folder / 'compare.html'}\nfinished in {summary['seconds']:.0f} s")
     return DemoResult(folder, summary)
 
 
@@ -95,13 +85,16 @@ def _summary(config: dict[str, Any], result: DistillResult, folder: Path) -> dic
     """Return the table for scripts."""
     assert result.control is not None
     assert result.teacher is not None
+    assert result.comparison is not None
     teacher_path = Path(config["teacher"]["path"])
     return {
         "schema": 1,
-        "teacher": _entry(result.teacher, result.teacher_cost, teacher_path),
+        "teacher": _entry(result.teacher.metrics, result.teacher_cost, teacher_path),
         "control": _entry(result.control.metrics, result.control.cost, result.control.weights),
         "distilled": _entry(result.metrics, result.cost, result.weights),
         "gain": result.gain,
+        "verdict": result.comparison.verdict,
+        "difference": row_dict(result.comparison.row("AP")),
         "matched": {
             key: {"control": result.control.outcome[key], "distilled": result.outcome[key]}
             for key in ("initial_hash", "batch_hash", "epochs", "seconds")

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from detkd.config import build
+from detkd.data.coco import to_coco
 from detkd.data.records import DataSpec
 from detkd.errors import ConfigError, PairError
-from detkd.evaluation.compare import Entry, compare
 from detkd.evaluation.metrics import Metrics
+from detkd.evaluation.side import Run, Side, make_run
+from detkd.evaluation.tables import metrics_table, per_class_table
+from detkd.evaluation.truth import load_truth
 from detkd.io import read_json
 from detkd.progress import console, out
-from detkd.runs import finish_run, start_run
+from detkd.report.comparison import compare
+from detkd.report.notes import Note
+from detkd.report.tables import headline
+from detkd.runs import finish_run, read_config, start_run
 from detkd.tasks.common import evaluate_weights, get_data, report_set, split_of
+from detkd.tasks.compare import check_report, picture_settings, report_settings, write_report
 from detkd.tasks.results import DistillResult, TrainResult
 from detkd.tasks.train import begin, keep_pictures, resumable, train_and_evaluate
 
-__all__ = ["distill", "make_recipe"]
+__all__ = ["distill", "distill_on", "make_recipe", "print_outcome"]
+
+NO_CONTROL = (
+    "no control was trained, so this says how far the student is from its teacher, not what distillation added; "
+    "use control=true"
+)
 
 
 def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
@@ -56,8 +69,6 @@ def print_estimate(config: Mapping[str, Any]) -> None:
 
 def distill(config: dict[str, Any]) -> DistillResult | None:
     """Run `detkd distill`; with `dry_run` only its cost is printed and nothing is returned."""
-    from detkd.evaluation.tables import metrics_table, per_class_table
-
     if config.get("dry_run"):
         print_estimate(config)
         return None
@@ -68,25 +79,31 @@ def distill(config: dict[str, Any]) -> DistillResult | None:
         keep_pictures(config, pictured(result), spec, folder)
     metrics = result.metrics
     finish_run(folder, outcome=result.outcome, AP=metrics.AP, AP50=metrics.AP50, gain=result.gain)
-    rows: list[tuple[str, Metrics, dict[str, Any] | None]] = []
-    if result.teacher is not None:
-        rows.append(("teacher", result.teacher, result.teacher_cost))
-    if result.control is not None:
-        rows.append(("control", result.control.metrics, result.control.cost))
-    rows.append(("distilled", result.metrics, result.cost))
-    out.print(metrics_table(rows))
-    out.print(per_class_table(rows))
-    if result.gain is not None:
-        out.print(f"distilled minus control: {result.gain:+.2f} AP (one seed, this test set only)")
-    console.print(f"weights: {result.weights}")
+    print_outcome(result, "COCO evaluation (points)")
+    console.print(f"weights: {result.weights}\npage: {folder / 'compare.html'}")
     return result
 
 
-def pictured(result: DistillResult) -> list[tuple[str, Path]]:
-    """Return title and weights of the models to show side by side."""
-    models = [("distilled", result.weights)]
+def print_outcome(result: DistillResult, title: str) -> None:
+    """Print teacher, control and student as tables, then what the difference is worth."""
+    rows: list[tuple[str, Metrics, dict[str, Any] | None]] = []
+    if result.teacher is not None:
+        rows.append(("teacher", result.teacher.metrics, result.teacher_cost))
     if result.control is not None:
-        models.insert(0, ("control", result.control.weights))
+        rows.append(("control", result.control.metrics, result.control.cost))
+    rows.append(("distilled", result.metrics, result.cost))
+    out.print(metrics_table(rows, title=title))
+    out.print(per_class_table(rows))
+    assert result.comparison is not None
+    for line in headline(result.comparison) if result.control is not None else [NO_CONTROL]:
+        out.print(line, highlight=False)
+
+
+def pictured(result: DistillResult) -> list[tuple[str, Path, Run]]:
+    """Return title, weights and answers of the models to show side by side."""
+    models = [("distilled", result.weights, result.run)]
+    if result.control is not None:
+        models.insert(0, ("control", result.control.weights, result.control.run))
     return models
 
 
@@ -100,6 +117,8 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
     node = config["distill"]
     plugins = tuple(config.get("plugins") or ())
     make_recipe(node, plugins)  # every mistake in it is reported before any work is done
+    reported = report_set(spec, str(config.get("checkpoint") or "last"))
+    options = check_report(config.get("report") or {}, load_truth(to_coco(reported)))
     teacher = config["teacher"]
     teacher_path = str(resolve(teacher["path"], key="teacher"))
     teacher_imgsz = teacher.get("imgsz") or config["imgsz"]
@@ -128,22 +147,30 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
     )
     if control is not None:
         check_match(control.outcome, student.outcome)
-    teacher_metrics, teacher_cost = _teacher(config, teacher_path, int(teacher_imgsz), spec, folder)
-    comparison = None
+    teacher_run, teacher_cost = _teacher(config, teacher_path, int(teacher_imgsz), spec, folder)
+    after = Side("distilled", "after", (student.run,), student.cost, str(folder))
+    taught_by = Side("teacher", "teacher", (teacher_run,), teacher_cost, teacher_path)
+    before = taught_by
     if control is not None:
-        comparison = compare(
-            Entry("control", "before", control.metrics, control.cost, str(control.folder)),
-            Entry("distilled", "after", student.metrics, student.cost, str(folder)),
-            Entry("teacher", "teacher", teacher_metrics, teacher_cost, teacher_path),
-        )
-        comparison.write(folder)
+        before = Side("control", "before", (control.run,), control.cost, str(control.folder))
+    comparison = compare(
+        before,
+        after,
+        teacher=taught_by if control is not None else None,
+        settings=report_settings(options),
+        slices=options.get("slices"),
+        pictures=picture_settings(options, student.run.truth),
+    )
+    if control is None:
+        comparison = replace(comparison, notes=(Note("warning", NO_CONTROL), *comparison.notes))
+    write_report(comparison, folder, config)
     return DistillResult(
         folder,
-        student.metrics,
+        student.run,
         student.cost,
         student.weights,
         student.outcome,
-        teacher=teacher_metrics,
+        teacher=teacher_run,
         teacher_cost=teacher_cost,
         control=control,
         comparison=comparison,
@@ -175,7 +202,7 @@ def _control(config: Mapping[str, Any], spec: DataSpec, folder: Path, resume: bo
     if not wanted:
         return None
     if wanted is not True:
-        return _read_control(Path(str(wanted)))
+        return _read_control(Path(str(wanted)), spec, config)
     target = folder / "control"
     resume = resume and (target / "run.json").is_file()
     if not resume:
@@ -187,15 +214,29 @@ def _control(config: Mapping[str, Any], spec: DataSpec, folder: Path, resume: bo
     return result
 
 
-def _read_control(folder: Path) -> TrainResult:
+def _read_control(folder: Path, spec: DataSpec, config: Mapping[str, Any]) -> TrainResult:
+    """Read an earlier control; its detections are evaluated on the labels of this run."""
     record = read_json(folder / "metrics.json")
-    outcome = read_json(folder / "outcome.json")
-    return TrainResult(folder, Metrics.from_dict(record["metrics"]), record["cost"], Path(record["weights"]), outcome)
+    truth = load_truth(to_coco(report_set(spec, str(config.get("checkpoint") or "last"))))
+    protocol = record["metrics"]["protocol"]
+    if protocol.get("gt_sha256") != truth.sha256:
+        raise PairError(
+            f"control: {folder} was evaluated on other images or labels than this run reports on; use control=true, or "
+            "train it with the same data and checkpoint"
+        )
+    run = make_run(
+        truth,
+        folder / "detections.json",
+        source=str(folder),
+        seed=read_config(folder).get("seed"),
+        settings=protocol.get("settings"),
+    )
+    return TrainResult(folder, run, record["cost"], Path(record["weights"]), read_json(folder / "outcome.json"))
 
 
 def _teacher(
     config: Mapping[str, Any], path: str, imgsz: int, spec: DataSpec, folder: Path
-) -> tuple[Metrics, dict[str, Any]]:
+) -> tuple[Run, dict[str, Any]]:
     """Evaluate the teacher on the reported images, at its own resolution."""
     dataset = report_set(spec, str(config.get("checkpoint") or "last"))
     return evaluate_weights(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from detkd.errors import ConfigError
 from detkd.progress import console
+from detkd.report.model_card import card_for, training_run, write_card
 from detkd.runs import finish_run, new_folder, start_run
 from detkd.tasks.common import get_data, split_of
 
@@ -43,6 +44,8 @@ def export(config: dict[str, Any]) -> ExportResult:
         tolerance_ap=tolerance.get("ap"),
         tolerance_raw=tolerance.get("raw"),
     )
+    card = write_card(card_for(training_run(weights), result.to_dict(), config), folder)
     finish_run(folder, export=result.to_dict())
     console.print(result)
+    console.print(f"model card: {card}")
     return result

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detkd.evaluation.compare import Comparison
 from detkd.evaluation.metrics import Metrics
+from detkd.evaluation.side import Run
+from detkd.report.comparison import Comparison
+from detkd.report.leaderboard import Leaderboard
 
 __all__ = [
     "CompareResult",
@@ -24,14 +26,19 @@ class EvaluateResult:
 
     Attributes:
         folder: Where `metrics.json` is.
-        metrics: COCO metrics in points.
+        run: The evaluated detections behind the metrics.
         cost: Parameters, GFLOPs, size and latency; empty for a results file.
         objective: AP, for sweeps.
     """
 
     folder: Path
-    metrics: Metrics
+    run: Run
     cost: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> Metrics:
+        """The numbers."""
+        return self.run.metrics
 
     @property
     def objective(self) -> float:
@@ -57,13 +64,13 @@ class DistillResult(TrainResult):
     """A distilled student.
 
     Attributes:
-        teacher: The teacher's metrics on the same images.
+        teacher: The teacher's answers on the same images.
         teacher_cost: Its cost.
         control: The matched plain student, where there is one.
         comparison: Control against student.
     """
 
-    teacher: Metrics | None = None
+    teacher: Run | None = None
     teacher_cost: dict[str, Any] = field(default_factory=dict)
     control: TrainResult | None = None
     comparison: Comparison | None = None
@@ -78,16 +85,16 @@ class DistillResult(TrainResult):
 
 @dataclass(frozen=True)
 class CompareResult:
-    """Two models side by side.
+    """Two or many models side by side.
 
     Attributes:
-        folder: Where the tables and the chart are.
+        folder: Where the page, the tables and the chart are.
         comparison: All differences.
         failed: Whether `fail_if` holds.
     """
 
     folder: Path
-    comparison: Comparison
+    comparison: Comparison | Leaderboard
     failed: bool = False
 
 

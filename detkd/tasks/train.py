@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detkd.data.coco import to_coco
 from detkd.data.records import DataSpec
+from detkd.diagnosis.working_point import working_point
 from detkd.errors import ConfigError
-from detkd.evaluation.working_point import working_point
+from detkd.evaluation.side import Run
 from detkd.progress import console, out
 from detkd.runs import check_unchanged, clear_run, finish_run, new_folder, open_run, read_config, start_run
 from detkd.tasks.arguments import pick_device, ultralytics_arguments
@@ -87,23 +87,26 @@ def train_and_evaluate(
     checkpoint = str(config.get("checkpoint") or "last")
     reported = report_set(spec, checkpoint)
     plan = make_plan(config, student, spec, folder, **more)
-    trained = train_once(plan, checkpoint=checkpoint, verbose=bool(config.get("verbose")))
-    metrics, cost = evaluate_weights(trained.weights, reported, folder, settings=config, key=plan.key)
-    return TrainResult(folder, metrics, cost, trained.weights, trained.outcome)
+    loggers = (config.get("report") or {}).get("loggers")
+    trained = train_once(plan, checkpoint=checkpoint, verbose=bool(config.get("verbose")), loggers=loggers)
+    run, cost = evaluate_weights(trained.weights, reported, folder, settings=config, key=plan.key)
+    return TrainResult(folder, run, cost, trained.weights, trained.outcome)
 
 
 def keep_pictures(
-    config: Mapping[str, Any], models: Sequence[tuple[str, Path]], spec: DataSpec, folder: Path
+    config: Mapping[str, Any], models: Sequence[tuple[str, Path, Run]], spec: DataSpec, folder: Path
 ) -> list[Path]:
-    """Draw the boxes of one or several models beside the labels, on as many images as `pictures` says."""
+    """Draw the boxes of one or several models beside the labels, on as many images as `pictures` says.
+
+    Each model is shown above the score at which its F1 is best; one that never hits, above a usual score.
+    """
     from detkd.tasks.pictures import write_side_by_side
 
     if not config.get("pictures"):
         return []
     dataset = report_set(spec, str(config.get("checkpoint") or "last"))
-    truth = to_coco(dataset)
     return write_side_by_side(
-        [(title, path, working_point(truth, path.parents[1] / "detections.json")) for title, path in models],
+        [(title, path, working_point(run.matches)["threshold"] or 0.25) for title, path, run in models],
         dataset,
         folder / "pictures",
         count=int(config["pictures"]),
@@ -123,7 +126,7 @@ def train(config: dict[str, Any]) -> TrainResult:
         result = train_and_evaluate(
             config, config["model"], spec, folder, resume=resume, key="model", description=folder.name
         )
-        keep_pictures(config, [(folder.name, result.weights)], spec, folder)
+        keep_pictures(config, [(folder.name, result.weights, result.run)], spec, folder)
     finish_run(folder, outcome=result.outcome, AP=result.metrics.AP, AP50=result.metrics.AP50)
     out.print(metrics_table([(folder.name, result.metrics, result.cost)]))
     console.print(f"weights: {result.weights}")

@@ -1,4 +1,4 @@
-"""The progress line of a training run, instead of one bar per epoch."""
+"""The progress line of a training run, instead of one bar per epoch, and the files that `detkd watch` reads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from rich.progress import TaskID
 
 from detkd.progress import NotedProgress, new_progress
+from detkd.training.live import Live
 
 __all__ = ["Monitor"]
 
@@ -43,7 +44,8 @@ class Monitor:
             self._progress = None
 
     def attach(self, trainer: Any) -> None:
-        """Register with an Ultralytics trainer."""
+        """Register with a trainer of ours; what it is doing is written into its plan's folder too."""
+        Live(trainer.plan.folder, self.description).attach(trainer)
         trainer.add_callback("on_train_start", self.start)
         trainer.add_callback("on_train_batch_end", self.step)
         trainer.add_callback("on_train_end", self.close)

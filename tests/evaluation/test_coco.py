@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,119 +10,10 @@ from detkd.errors import ConfigError
 from detkd.evaluation import engine as engine_module
 from detkd.evaluation.coco import evaluate_detections
 from detkd.evaluation.engine import ENGINES, available_engines, resolve_engine, run
-from detkd.evaluation.metrics import METRIC_NAMES, Metrics
+from detkd.evaluation.metrics import METRIC_NAMES
 from detkd.evaluation.results import load_detections
 from detkd.evaluation.truth import load_truth
-from tests.evaluation.worlds import CATEGORY_IDS, NAMES, make_detections, make_gt, reference
-
-
-def twelve(metrics: Metrics) -> np.ndarray:
-    """The 12 numbers as pycocotools prints them: parts of 1, -1 for n/a."""
-    values = [getattr(metrics, name) for name in METRIC_NAMES]
-    return np.asarray([-1.0 if value is None else value / 100 for value in values])
-
-
-@pytest.mark.parametrize("engine", available_engines())
-@pytest.mark.parametrize("seed", range(30))
-def test_equals_pycocotools(seed: int, engine: str) -> None:
-    crowd = (0.0, 0.05, 0.5)[seed % 3]
-    gt = make_gt(seed, crowd=crowd, absent=seed % 2 == 0)
-    found = make_detections(gt, seed + 1000, decimals=(1, 2, 5)[seed % 3])
-    stats, per_class = reference(gt, found)
-    metrics = evaluate_detections(gt, found, engine=engine)
-    np.testing.assert_allclose(twelve(metrics), stats, rtol=0, atol=1e-12)
-    for value, category in zip(per_class, sorted(CATEGORY_IDS), strict=True):
-        ours = metrics.per_class[NAMES[CATEGORY_IDS.index(category)]].AP
-        assert (ours is None) == (value == -1)
-        assert ours is None or ours / 100 == pytest.approx(value, abs=1e-12)
-
-
-def edge_cases() -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Inputs on which evaluators have been seen to differ or fail, all of them acceptable as they are."""
-    gt = make_gt(5, images=10)
-    found = make_detections(gt, 6)
-    cases = {
-        "all crowd": ({**gt, "annotations": [{**a, "iscrowd": 1} for a in gt["annotations"]]}, found),
-        "equal scores": (gt, [{**d, "score": 0.5} for d in found]),
-        "every detection twice": (gt, [d for d in found for _ in range(2)]),
-        "one detection": (gt, found[:1]),
-        "no objects": ({**gt, "annotations": []}, found),
-        "scores outside 0..1": (gt, [{**d, "score": d["score"] * 8 - 4} for d in found]),
-        "boxes outside the image": (gt, [{**d, "bbox": [-50.0, 600.0, 30.0, 30.0]} for d in found]),
-        "ignore set without iscrowd": ({**gt, "annotations": [{**a, "ignore": 1} for a in gt["annotations"]]}, found),
-    }
-    sides = (32.0, 96.0, 1e5, 1e6)
-    boxes = [[0.0, 0.0, side, side] for side in sides]
-    cases["area on the limits"] = (
-        {
-            "images": [{"id": 2}],
-            "categories": [{"id": 4, "name": "car"}],
-            "annotations": [
-                {"id": n + 1, "image_id": 2, "category_id": 4, "bbox": b, "area": b[2] ** 2, "iscrowd": 0}
-                for n, b in enumerate(boxes)
-            ],
-        },
-        [{"image_id": 2, "category_id": 4, "bbox": b, "score": 0.9 - 0.1 * n} for n, b in enumerate(boxes)],
-    )
-    many = [
-        {"image_id": 2, "category_id": 4, "bbox": [float(n), 0.0, 32.0, 32.0], "score": (n % 97) / 100}
-        for n in range(400)
-    ]
-    cases["400 of one class"] = (cases["area on the limits"][0], many)
-    shift = 10**12
-    cases["huge ids"] = (
-        {
-            **gt,
-            "images": [{**i, "id": i["id"] + shift} for i in gt["images"]],
-            "annotations": [{**a, "image_id": a["image_id"] + shift} for a in gt["annotations"]],
-        },
-        [{**d, "image_id": d["image_id"] + shift} for d in found],
-    )
-    zero = {3: 0, 18: 18, 1: 1, 90: 90}
-    cases["category id 0"] = (
-        {
-            **gt,
-            "categories": [{**c, "id": zero[c["id"]]} for c in gt["categories"]],
-            "annotations": [{**a, "category_id": zero[a["category_id"]]} for a in gt["annotations"]],
-        },
-        [{**d, "category_id": zero[d["category_id"]]} for d in found],
-    )
-    return cases
-
-
-@pytest.mark.parametrize("engine", available_engines())
-@pytest.mark.parametrize("case", edge_cases())
-def test_edge_case_equals_pycocotools(case: str, engine: str) -> None:
-    gt, found = edge_cases()[case]
-    stats, _ = reference(gt, found)
-    np.testing.assert_allclose(twelve(evaluate_detections(gt, found, engine=engine)), stats, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("engine", available_engines())
-def test_annotation_ids_do_not_matter(engine: str) -> None:
-    """pycocotools takes a match with id 0 for no match, and equal ids for one object; renumbered, nobody can tell."""
-    gt = make_gt(1)
-    found = make_detections(gt, 2)
-    stats, _ = reference(gt, found)
-    for factor in (1, 0):
-        changed = {**gt, "annotations": [{**a, "id": n * factor} for n, a in enumerate(gt["annotations"])]}
-        metrics = evaluate_detections(changed, found, engine=engine)
-        np.testing.assert_allclose(twelve(metrics), stats, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("engine", available_engines())
-def test_string_and_negative_image_ids_change_nothing(engine: str) -> None:
-    gt = make_gt(3)
-    found = make_detections(gt, 4, decimals=9)  # no ties, because renaming changes the order of images
-    stats, _ = reference(gt, found)
-    for rename in (lambda i: f"frame-{i}", lambda i: -i):
-        named = {
-            **gt,
-            "images": [{**i, "id": rename(i["id"])} for i in gt["images"]],
-            "annotations": [{**a, "image_id": rename(a["image_id"])} for a in gt["annotations"]],
-        }
-        moved = [{**d, "image_id": rename(d["image_id"])} for d in found]
-        np.testing.assert_allclose(twelve(evaluate_detections(named, moved, engine=engine)), stats, rtol=0, atol=1e-12)
+from tests.evaluation.worlds import make_detections, make_gt, reference, twelve
 
 
 @pytest.mark.parametrize("engine", available_engines())

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from detkd.evaluation.metrics import METRIC_NAMES, Metrics
+
 CATEGORY_IDS = (3, 18, 1, 90)
 NAMES = ("car", "dog", "person", "toothbrush")
 
@@ -71,8 +73,27 @@ def make_detections(gt: dict[str, Any], seed: int, *, noise: float = 0.08, decim
     return found
 
 
+def twelve(metrics: Metrics) -> np.ndarray:
+    """The 12 numbers as pycocotools prints them: parts of 1, -1 for n/a."""
+    values = [getattr(metrics, name) for name in METRIC_NAMES]
+    return np.asarray([-1.0 if value is None else value / 100 for value in values])
+
+
 def reference(gt: dict[str, Any], found: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """pycocotools' own 12 numbers and AP per category id in ascending order, untouched by our code; -1 for n/a."""
+    run = evaluator(gt, found)
+    with contextlib.redirect_stdout(io.StringIO()):
+        run.summarize()
+    per_class = []
+    for k in range(len(run.params.catIds)):
+        values = run.eval["precision"][:, :, k, 0, 2]
+        values = values[values > -1]
+        per_class.append(float(values.mean()) if values.size else -1.0)
+    return np.asarray(run.stats), np.asarray(per_class)
+
+
+def evaluator(gt: dict[str, Any], found: list[dict[str, Any]], **settings: Any) -> Any:
+    """pycocotools' own evaluator after `evaluate` and `accumulate`, with `params` set as given."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -81,12 +102,8 @@ def reference(gt: dict[str, Any], found: list[dict[str, Any]]) -> tuple[np.ndarr
         coco.dataset = copy.deepcopy(gt)
         coco.createIndex()
         run = COCOeval(coco, coco.loadRes(copy.deepcopy(found)), "bbox")
+        for key, value in settings.items():
+            setattr(run.params, key, value)
         run.evaluate()
         run.accumulate()
-        run.summarize()
-    per_class = []
-    for k in range(len(run.params.catIds)):
-        values = run.eval["precision"][:, :, k, 0, 2]
-        values = values[values > -1]
-        per_class.append(float(values.mean()) if values.size else -1.0)
-    return np.asarray(run.stats), np.asarray(per_class)
+    return run

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detkd.evaluation.compare import Comparison, Row
 from detkd.evaluation.tables import format_points, signed_points
+from detkd.report.comparison import Comparison
+from detkd.report.rows import Row
+from detkd.report.tables import format_interval
 
 __all__ = ["MAX_CLASSES", "draw_comparison"]
 
@@ -117,8 +119,11 @@ def _heading(figure: Any, comparison: Comparison, width: float, height: float) -
     x = start = 0.25 / width
     row = comparison.row("AP")
     gap = "" if row.gap_closed is None else f", {row.gap_closed:.0%} of the teacher's lead"
-    title = f"AP {format_points(row.before)} → {format_points(row.after)} ({signed_points(row.delta)} points{gap})"
-    figure.text(x, 1 - 0.4 / height, title, fontsize=15, fontweight="bold", color=_INK, parse_math=False)
+    low, high = row.contrast.low, row.contrast.high
+    bounds = "" if low is None else f", {comparison.study.settings.level:.0%} interval {format_interval(low, high)}"
+    values = f"AP {format_points(row.before)} → {format_points(row.after)} ({signed_points(row.delta)} points"
+    title = f"{values}{bounds}{gap})"
+    figure.text(x, 1 - 0.4 / height, title, fontsize=13, fontweight="bold", color=_INK, parse_math=False)
     marks = [("●", _BEFORE, comparison.before), ("●", _AFTER, comparison.after)]
     if comparison.teacher:
         marks.append(("◇", _TEACHER, comparison.teacher))
@@ -128,8 +133,11 @@ def _heading(figure: Any, comparison: Comparison, width: float, height: float) -
             drawn = figure.text(x, 1 - 0.78 / height, text, fontsize=size, color=ink, va="center", parse_math=False)
             x += drawn.get_window_extent(renderer).width / figure.bbox.width
         x += start
-    metrics = comparison.before.metrics
-    foot = f"COCO AP x 100, {metrics.images} images, {metrics.objects} objects. One run each."
+    metrics = comparison.before.runs[0].metrics
+    runs = " and ".join(str(len(side.runs)) for side in comparison.sides[:2])
+    foot = (
+        f"COCO AP x 100, {metrics.images} images, {metrics.objects} objects. {runs} runs. {comparison.verdict['word']}."
+    )
     figure.text(start, 0.16 / height, foot, fontsize=8.5, color=_SOFT)
 
 

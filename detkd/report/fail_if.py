@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from detkd.errors import ConfigError
-from detkd.evaluation.compare import Comparison
 from detkd.evaluation.metrics import CLASS_NAMES, METRIC_NAMES
+from detkd.report.comparison import Comparison
 
 __all__ = ["FailIf", "Verdict", "check_fail_if", "parse_fail_if"]
 
@@ -55,7 +55,10 @@ class FailIf:
         return f"{self.metric}{self.op}{self.limit:g}"
 
     def check(self, comparison: Comparison) -> Verdict:
-        """Say whether after - before meets the condition.
+        """Say whether after - before may meet the condition, as far as this test set can tell.
+
+        The bound of the interval that comes nearest to the condition is compared, so a gate such as AP<-0.5 passes when
+        a loss of more than 0.5 points is excluded, not when the set was too small to see it.
 
         Raises:
             ConfigError: If the comparison has no such class, or the number is n/a: a gate that can't be checked must
@@ -64,16 +67,24 @@ class FailIf:
         keys = [row.key for row in comparison.rows]
         if self.metric not in keys:
             raise ConfigError(_unknown(self.metric, keys))
-        delta = comparison.row(self.metric).delta
-        if delta is None:
+        contrast = comparison.row(self.metric).contrast
+        if contrast.delta is None:
             raise ConfigError(f"fail_if: {self.metric} is n/a on this set (no such objects); choose another number")
-        failed = _OPERATORS[self.op](delta, self.limit)
-        word = "failed" if failed else "passed"
-        return Verdict(failed, f"fail_if {self}: {word}, {self.metric} after - before is {delta:+.2f} points")
+        text = f"{self.metric} after - before is {contrast.delta:+.2f} points"
+        if contrast.low is None or contrast.high is None:
+            value, used = contrast.delta, " (no interval)"
+        else:
+            down = self.op in ("<", "<=")
+            value = contrast.low if down else contrast.high
+            level = comparison.study.settings.level
+            used = f", {level:.0%} interval {contrast.low:+.2f} to {contrast.high:+.2f}, "
+            used += f"{'lower' if down else 'upper'} bound used"
+        failed = _OPERATORS[self.op](value, self.limit)
+        return Verdict(failed, f"fail_if {self}: {'failed' if failed else 'passed'}, {text}{used}")
 
 
 def parse_fail_if(expression: str) -> FailIf:
-    """Parse `METRIC OP POINTS`, a condition on after - before under which the comparison fails.
+    """Parse `METRIC OP POINTS`, a condition on the interval of after - before under which the comparison fails.
 
     Args:
         expression: Such as "AP<-0.5" or "AP50/person <= -1".

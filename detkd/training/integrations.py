@@ -1,0 +1,38 @@
+"""Which experiment trackers Ultralytics feeds with the curves of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import detkd.environment
+
+from ultralytics.utils import SETTINGS
+
+__all__ = ["TRACKERS", "switched", "switched_on"]
+
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+
+
+def switched_on() -> tuple[str, ...]:
+    """Return the trackers that Ultralytics' settings file switches on (`yolo settings tensorboard=True`)."""
+    return tuple(name for name in TRACKERS if SETTINGS[name] is True)
+
+
+@contextmanager
+def switched(wanted: Sequence[str] | None) -> Iterator[None]:
+    """Make Ultralytics feed exactly these trackers for the trainers made inside; the settings file stays as it is.
+
+    Args:
+        wanted: Some of `TRACKERS`; None leaves the choice to the settings file.
+    """
+    before = {name: SETTINGS[name] for name in TRACKERS}
+    try:
+        if wanted is not None:
+            for name in TRACKERS:
+                # SETTINGS' own assignment writes the user's file.
+                dict.__setitem__(SETTINGS, name, name in wanted)
+        yield
+    finally:
+        for name, value in before.items():
+            dict.__setitem__(SETTINGS, name, value)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from detkd.errors import ConfigError
+from detkd.report.comparison import Comparison
+from detkd.report.fail_if import FailIf, check_fail_if, parse_fail_if
+
+
+@pytest.mark.parametrize(
+    ("expression", "parsed"),
+    [
+        ("AP<-0.5", FailIf("AP", "<", -0.5)),
+        (" AP50 <= -1 ", FailIf("AP50", "<=", -1.0)),
+        ("AR_small>2e0", FailIf("AR_small", ">", 2.0)),
+        ("AP/traffic light>=.5", FailIf("AP/traffic light", ">=", 0.5)),
+        ("AP50/a<b<=+1", FailIf("AP50/a<b", "<=", 1.0)),
+    ],
+)
+def test_fail_if_grammar(expression: str, parsed: FailIf) -> None:
+    assert parse_fail_if(expression) == parsed
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("AP", "fail_if: must be METRIC OP POINTS with OP one of < <= > >=, got 'AP'; write fail_if='AP<-0.5'"),
+        ("", "must be METRIC OP POINTS"),
+        ("AP==1", "must be METRIC OP POINTS"),
+        ("<1", "must be METRIC OP POINTS"),
+        ("AP<half", "the limit must be a number of points, got 'half'"),
+        ("AP<nan", "the limit must be a number of points, got 'nan'"),
+        ("AP<-0.5%", "the limit must be a number of points"),
+        ("mAP<-0.5", "unknown metric, got 'mAP'; did you mean AP.* Known: AP, AP50, AP75, AP_small, .*AP/CLASS"),
+        ("ap50<0", r"unknown metric, got 'ap50'; did you mean AP50\?"),
+        ("AP_small/car<0", "unknown metric, got 'AP_small/car'"),
+    ],
+)
+def test_fail_if_errors(expression: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_fail_if(expression)
+
+
+def test_the_bound_nearest_to_the_condition_counts(better: Comparison) -> None:
+    """The gate passes only when the loss is excluded, not when the set is too small to see it."""
+    contrast = better.row("AP").contrast
+    assert contrast.low is not None
+    assert contrast.high is not None
+    assert contrast.low < contrast.delta < contrast.high
+    passed = check_fail_if(better, f"AP<{contrast.low - 0.01:.4f}")
+    assert not passed
+    assert f"AP after - before is {contrast.delta:+.2f} points, 95% interval" in passed.message
+    assert passed.message.endswith("lower bound used")
+    failed = check_fail_if(better, f"AP<{contrast.low + 0.01:.4f}")
+    assert failed.failed
+    assert ": failed, " in failed.message
+    assert check_fail_if(better, f"AP>{contrast.high - 0.01:.4f}")
+    assert not check_fail_if(better, f"AP>{contrast.high + 0.01:.4f}")
+
+
+def test_what_can_not_be_checked_does_not_pass(better: Comparison) -> None:
+    with pytest.raises(ConfigError, match=r"unknown metric, got 'AP/cat'; did you mean AP/car\?"):
+        check_fail_if(better, "AP/cat<0")
+    with pytest.raises(ConfigError, match=r"AP/toothbrush is n/a on this set"):
+        check_fail_if(better, "AP/toothbrush<0")
