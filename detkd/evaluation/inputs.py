@@ -126,7 +126,7 @@ class Problems:
             DataError: Unless records are skipped.
         """
         if self.on_bad == "error":
-            raise DataError(f"{self.source}: {where}: {what}; {fix}, or leave such records out with data.on_bad=skip")
+            raise DataError(f"{self.source}: {where}: {what}; {fix}, or leave such records out with on_bad=skip")
         self.counts[kind] += 1
         self.first.setdefault(kind, where)
 
@@ -146,7 +146,7 @@ def check_on_bad(on_bad: str) -> OnBad:
     """
     if on_bad in ("error", "skip"):
         return cast(OnBad, on_bad)
-    raise ConfigError(f"data.on_bad: must be error or skip, got {on_bad!r}; choose one of the two")
+    raise ConfigError(f"on_bad: must be error or skip, got {on_bad!r}; choose one of the two")
 
 
 def open_source(value: Any, key: str) -> tuple[str, Any]:
@@ -159,8 +159,8 @@ def open_source(value: Any, key: str) -> tuple[str, Any]:
 _FIX_BOX = "boxes are [left, top, width, height] in pixels"
 
 
-def box_problem(box: Any) -> tuple[str, str, str] | None:
-    """Return (what, fix, kind) if `box` is no usable [left, top, width, height], else None."""
+def box_problem(box: Any, *, flat: bool = False) -> tuple[str, str, str] | None:
+    """Return (what, fix, kind) if `box` is no usable [left, top, width, height], else None; `flat`: sizes may be 0."""
     try:
         values = [float(v) for v in box if not isinstance(v, (str, bool))]
     except (TypeError, ValueError):
@@ -173,7 +173,7 @@ def box_problem(box: Any) -> tuple[str, str, str] | None:
             "find out where the detector or the file breaks",
             "a non-finite box",
         )
-    if values[2] <= 0 or values[3] <= 0:
+    if min(values[2:]) < 0 or (not flat and min(values[2:]) == 0):
         return f"bbox has no area, got {list(box)!r}", _FIX_BOX, "an empty box"
     return None
 

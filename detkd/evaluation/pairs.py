@@ -33,9 +33,9 @@ def near_pairs(
 
     Args:
         group: Group of each of the first boxes, int (N,).
-        boxes: Left, top, width and height, positive sizes, float64 (N, 4).
+        boxes: Left, top, width and height, no negative sizes, float64 (N, 4).
         other_group: Group of each of the second boxes, int (M,).
-        other_boxes: The second boxes, float64 (M, 4).
+        other_boxes: The second boxes, positive sizes, float64 (M, 4).
         lowest: The lowest IoU of interest, above 0.
     """
     order = np.argsort(other_group, kind="stable")

@@ -25,6 +25,9 @@ from detkd.evaluation.records import read_records
 
 __all__ = ["load_detections"]
 
+_FLAT = 1e-6
+"""Pixels that a width or height of 0 becomes. Tools that clip at the image's edge and round write such boxes."""
+
 _FIELDS = ("image_id", "category_id", "bbox", "score")
 
 
@@ -75,6 +78,12 @@ def load_detections(
     )
     label = label_map[columns.label]
     keep = (image >= 0) & (label >= 0)
+    flat = np.flatnonzero((columns.values[:, 3:] == 0).any(axis=1))
+    if len(flat):
+        # A box without area on a crowd region would be 0 / 0 to an engine.
+        columns.values[:, 3:] = np.maximum(columns.values[:, 3:], _FLAT)
+        text = f"{len(flat)} boxes have no width or no height, first record {columns.number[flat[0]]}"
+        more = (*more, f"{source}: {text}; such boxes can match no object and count as false alarms")
     for row in np.flatnonzero(~keep):
         where = f"record {columns.number[row]}"
         if image[row] < 0:
@@ -156,7 +165,7 @@ def _plain(block: list[Any]) -> _Block | None:
         hash((*images, *labels))
     except (KeyError, TypeError, OverflowError):
         return None
-    return (images, labels, values) if np.isfinite(values).all() and values[:, 3:].min() > 0 else None
+    return (images, labels, values) if np.isfinite(values).all() and values[:, 3:].min() >= 0 else None
 
 
 def _codes(keys: list[Any], known: dict[Any, int]) -> np.ndarray:
@@ -173,7 +182,7 @@ def _problem(record: Any) -> tuple[str, str, str] | None:
         x, y, w, h = record["bbox"]
         hash((record["image_id"], record["category_id"], record.get("file_name")))
         finite = isfinite(score) and isfinite(x) and isfinite(y) and isfinite(w) and isfinite(h)
-        if finite and w > 0 and h > 0 and not isinstance(score, bool):
+        if finite and w >= 0 and h >= 0 and not isinstance(score, bool):
             return None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         pass
@@ -191,7 +200,7 @@ def _problem(record: Any) -> tuple[str, str, str] | None:
             "find out where the detector breaks (training diverged?)",
             "a non-finite score",
         )
-    return box_problem(record["bbox"]) or ("unusable ids or numbers", "ids are integers or strings", "unusable ids")
+    return box_problem(record["bbox"], flat=True) or ("unusable ids or numbers", "ids are integers or strings", "unusable ids")
 
 
 def _unknown_category(key: Any, keys: list[Any], truth: GroundTruth) -> tuple[str, str, str]:

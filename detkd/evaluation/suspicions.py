@@ -95,9 +95,10 @@ def _layout(truth: GroundTruth, detections: Detections, best: np.ndarray, pairs:
         return None
     for name, read in _LAYOUTS.items():
         boxes = read(detections.boxes_xywh[best])
-        if (boxes[:, 2:] <= 0).any():
+        usable = (boxes[:, 2:] > 0).all(axis=1)
+        if usable.mean() < 0.95:
             continue
-        fitting = len(np.unique(_on_objects(truth, detections.image[best], boxes).first))
+        fitting = len(np.unique(_on_objects(truth, detections.image[best][usable], boxes[usable]).first))
         if fitting >= _FEWEST and fitting > 0.2 * len(best) and fitting > 5 * hits:
             return (
                 f"of the best {len(best)} boxes {hits} lie on an object, but {fitting} would if they were {name}; "

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from detkd.evaluation.side import Side
 from detkd.evaluation.tables import format_points, metrics_table, signed_points
 from detkd.report.comparison import Comparison
 from detkd.report.leaderboard import Leaderboard
@@ -79,15 +80,15 @@ def _side_table(comparison: Comparison, rows: Sequence[Row], title: str, *, othe
     level = f"{comparison.study.settings.level:.0%}"
     table = Table(title=title)
     labels = [row.class_name or (row.slice.key if row.slice else row.metric.replace("_", " ")) for row in rows]
-    table.add_column("", min_width=min(24, max(map(len, labels), default=0)), overflow="fold")
+    table.add_column("", min_width=min(14, max(map(len, labels), default=0)), overflow="fold")
     table.add_column("objects", justify="right")
     beside = [side for side in comparison.sides if others and side.role in ("control", "teacher")]
     for side in comparison.sides[:2]:
-        table.add_column(Text(side.name), justify="right")
+        table.add_column(_heading(side), justify="right")
     table.add_column("diff", justify="right")
     table.add_column(f"{level} interval", justify="right", no_wrap=True)
     for side in beside:
-        table.add_column(Text(side.name), justify="right")
+        table.add_column(_heading(side), justify="right")
     for row, label in zip(rows, labels, strict=True):
         style = _COLORS.get(row.contrast.verdict, "")
         cells = [format_points(row.before), format_points(row.after)]
@@ -101,6 +102,11 @@ def _side_table(comparison: Comparison, rows: Sequence[Row], title: str, *, othe
             *(format_points(row.estimates[side.role].value) for side in beside),
         )
     return table
+
+
+def _heading(side: Side) -> Text:
+    """A long name would be cut where it differs from the other; the role never is."""
+    return Text(side.name if len(side.name) <= 12 else side.role)
 
 
 def leaderboard_view(board: Leaderboard) -> RenderableType:

@@ -46,7 +46,7 @@ class Sources:
             ConfigError: If there are none; says how to name them.
         """
         if self.config.get("gt"):
-            return load_truth(self.config["gt"])
+            return load_truth(self.config["gt"], on_bad=self.config["on_bad"])
         if self._has_data:
             return load_truth(to_coco(self.dataset))
         for path in self.values:
@@ -128,7 +128,15 @@ class Sources:
         self, file: Path, *, source: Path, settings: Mapping[str, Any] | None = None, seed: int | None = None
     ) -> Run:
         engine = str(self.config["engine"])
-        return make_run(self.truth, file, source=str(source), seed=seed, engine=engine, settings=settings)
+        return make_run(
+            self.truth,
+            file,
+            source=str(source),
+            seed=seed,
+            engine=engine,
+            settings=settings,
+            on_bad=self.config["on_bad"],
+        )
 
 
 def _seed(folder: Path) -> int | None:

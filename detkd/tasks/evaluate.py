@@ -45,7 +45,14 @@ def evaluate(config: dict[str, Any]) -> EvaluateResult:
         labels = config.get("gt") or (None if dataset is None else to_coco(dataset))
         if labels is None:
             raise ConfigError("gt: missing; name the labels, e.g. gt=annotations/val.json, or data=... split=val")
-        run = make_run(load_truth(labels), Path(detections), source=str(detections), engine=str(config["engine"]))
+        truth = load_truth(labels, on_bad=config["on_bad"])
+        run = make_run(
+            truth,
+            Path(detections),
+            source=str(detections),
+            engine=str(config["engine"]),
+            on_bad=config["on_bad"],
+        )
         record: dict[str, Any] = {"metrics": run.metrics.to_dict(), "cost": cost, "detections": str(detections)}
         name = Path(detections).stem
     else:
