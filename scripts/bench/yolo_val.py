@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import detkd.environment  # noqa: I001
+import detkd.environment
 
 from rich.table import Table
 from ultralytics import YOLO
@@ -66,8 +66,8 @@ def main() -> None:
                 run_name = f"{name}-{rect}"
                 box = (
                     YOLO(assets / "weights" / f"{name}.pt")
-                    .val(data=data, imgsz=SIZE, batch=8, device="cpu", workers=0, save_json=True, plots=False, rect=rect,
-                         project=str(folder / "runs"), name=run_name, verbose=False)
+                    .val(data=data, imgsz=SIZE, batch=8, device="cpu", workers=0, save_json=True, plots=False,
+                         rect=rect, project=str(folder / "runs"), name=run_name, verbose=False)
                     .box
                 )  # fmt: skip
                 run = make_run(truth, next((folder / "runs").rglob(f"{run_name}/predictions.json")))
