@@ -1,9 +1,11 @@
-"""Condense a finished distillation run to one small JSON that can be committed.
+"""Condense a finished run or comparison to one small JSON that can be committed.
 
     python scripts/record_result.py runs/cctv_half results/cctv_half.json
+    python scripts/record_result.py runs/compare results/cctv_nano_seeds.json
 
-Holds the command, configuration, seed, versions, commit and machine, and the numbers of teacher, control and student.
-Absolute paths are replaced, so that the file reads the same on every machine.
+Holds the command, configuration, seed, versions, commit and machine, and the numbers of teacher, control and
+student, or those of the comparison with their intervals. Absolute paths are replaced, so that the file reads the same
+on every machine.
 """
 
 from __future__ import annotations
@@ -40,11 +42,21 @@ def numbers(folder: Path, stem: str = "") -> dict[str, Any]:
     }
 
 
+def comparison(folder: Path) -> dict[str, Any]:
+    """Return verdicts, sides, numbers and settings of a `compare.json`."""
+    content = read_json(folder / "compare.json")
+    kept = ("entries", "verdict", "control_verdict", "statistics", "protocol", "notes")
+    rows = [row for row in content["rows"] if row["slice"] is None and row["metric"] in _NUMBERS]
+    return {"kind": content["kind"], **{key: content[key] for key in kept}, "rows": rows}
+
+
 def collect(folder: Path) -> dict[str, Any]:
     """Return everything worth keeping of a run."""
     run = read_json(folder / "run.json")
     record: dict[str, Any] = {"schema": 1, "verb": run["verb"], "seed": run["seed"]}
     record["command"] = " ".join(run["command"])
+    if run["verb"] == "compare":
+        return {**record, **comparison(folder), "environment": run["environment"]}
     student = numbers(folder)
     if run["verb"] in ("distill", "demo"):
         control = folder / "control"

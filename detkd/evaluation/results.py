@@ -200,7 +200,11 @@ def _problem(record: Any) -> tuple[str, str, str] | None:
             "find out where the detector breaks (training diverged?)",
             "a non-finite score",
         )
-    return box_problem(record["bbox"], flat=True) or ("unusable ids or numbers", "ids are integers or strings", "unusable ids")
+    return box_problem(record["bbox"], flat=True) or (
+        "unusable ids or numbers",
+        "ids are integers or strings",
+        "unusable ids",
+    )
 
 
 def _unknown_category(key: Any, keys: list[Any], truth: GroundTruth) -> tuple[str, str, str]:

@@ -51,7 +51,14 @@ def polyline(plane: Plane, points: Sequence[Point]) -> str:
 
 
 def plane_chart(
-    plane: Plane, lines: Sequence[Line], dots: Sequence[Dot] = (), *, name: str, title: str, text: str, height: int = 230
+    plane: Plane,
+    lines: Sequence[Line],
+    dots: Sequence[Dot] = (),
+    *,
+    name: str,
+    title: str,
+    text: str,
+    height: int = 230,
 ) -> Markup:
     """Return curves and points in a plane.
 
@@ -75,7 +82,8 @@ def plane_chart(
     places = ticks(plane.x, 5) if plane.x_ticks is None else plane.x_ticks
     x_ticks = "".join(
         f'<line class="grid" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>'
-        f'<svg x="{x}%" y="100%" overflow="visible"><text class="tick" y="16" text-anchor="middle">{tick_text(value)}</text></svg>'
+        f'<svg x="{x}%" y="100%" overflow="visible">'
+        f'<text class="tick" y="16" text-anchor="middle">{tick_text(value)}</text></svg>'
         for value, x in ((value, plane.x.at(value)) for value in places)
     )
     diagonal = '<polyline class="diagonal" points="0,100 100,0"/>' if plane.diagonal else ""
@@ -89,7 +97,7 @@ def plane_chart(
         if line.dots
         for x, y in line.points
     )
-    return Markup(  # noqa: S704 (numbers, and text that is escaped)
+    return Markup(
         f'<div class="plane" data-chart="{escape(name)}"><svg width="100%" height="{height}" role="img" '
         f'aria-labelledby="{name}-title {name}-text"><title id="{name}-title">{escape(title)}</title>'
         f'<desc id="{name}-text">{escape(text)}</desc>{y_ticks}{x_ticks}'

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from detkd.errors import DataError
 from detkd.evaluation.side import Side
 
-__all__ = ["PROTOCOL_KEYS", "Note", "check_same_set", "make_notes", "settings_table"]
+__all__ = ["PROTOCOL_KEYS", "Note", "check_same_set", "make_notes", "same_network", "settings_table"]
 
 PROTOCOL_KEYS = ("conf", "iou", "max_det", "imgsz", "head", "nms", "letterbox", "rect", "multi_label", "half")
 """Settings of the detector that change AP by themselves. Where the two sides differ, the comparison says so in red."""
@@ -104,14 +104,18 @@ def _setting_notes(first: Side, other: Side, level: Literal["differs", "info"]) 
                 yield Note(level, f"{key} differs: {first.name} {_show(ours, key)}, {other.name} {_show(theirs, key)}")
 
 
+def same_network(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two costs are those of one architecture run in one way, which must be equally fast."""
+    keys = ("params", "gflops", "imgsz", "head", "runtime", "device")
+    return one.get("params") is not None and all(one.get(key) == other.get(key) for key in keys)
+
+
 def _latency_notes(first: Side, others: Sequence[Side]) -> Iterator[Note]:
     """Point out latencies that can't be true: the same network on the same device is equally fast."""
     ours = first.cost or {}
-    same = ("params", "gflops", "imgsz", "head", "runtime", "device")
     for other in others:
         theirs = other.cost or {}
-        known = ours.get("latency_ms") and theirs.get("latency_ms") and ours.get("params")
-        if not known or any(ours.get(key) != theirs.get(key) for key in same):
+        if not ours.get("latency_ms") or not theirs.get("latency_ms") or not same_network(ours, theirs):
             continue
         fast, slow = sorted([float(ours["latency_ms"]), float(theirs["latency_ms"])])
         if slow > NOISY_LATENCY * fast:

@@ -24,8 +24,8 @@ __all__ = ["render_comparison", "render_leaderboard", "write_page"]
 def render_comparison(report: Mapping[str, Any], gallery: Mapping[str, Any] | None) -> str:
     """Return the page of a comparison.
 
-    It answers in this order: is it better and how sure are we, where, why, show me, can I trust it. Every number carries
-    `data-path`, its place in the JSON that the page embeds, and `data-as`, how it is rounded.
+    It answers in this order: is it better and how sure are we, where, why, show me, can I trust it. Every number
+    carries `data-path`, its place in the JSON that the page embeds, and `data-as`, how it is rounded.
 
     Args:
         report: The dictionary of compare.json (schema 2). Parts that are None are replaced by a sentence that says how
@@ -67,8 +67,8 @@ def _render(template: str, *, report: Mapping[str, Any], **values: Any) -> str:
     return environment.get_template(template).render(
         report=report,
         embedded=as_json(report),
-        style=Markup(style),  # noqa: S704 (our own file)
-        script=Markup(script),  # noqa: S704 (our own file)
+        style=Markup(style),
+        script=Markup(script),
         digest=digest,
         **values,
     )

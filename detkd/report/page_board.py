@@ -80,7 +80,9 @@ class Board:
     def unpriced(self) -> list[str]:
         """Return the names of entries that miss in the chart of costs."""
         key = self.cost_key()
-        return [e["name"] for e in self.entries if key and (not (e["cost"] or {}).get(key) or e["metrics"]["AP"] is None)]
+        return [
+            e["name"] for e in self.entries if key and (not (e["cost"] or {}).get(key) or e["metrics"]["AP"] is None)
+        ]
 
     def front(self) -> list[str]:
         """Return the names on the Pareto front, cheap first."""
@@ -89,7 +91,9 @@ class Board:
     def _priced(self) -> dict[str, tuple[float, float]]:
         key = self.cost_key()
         missing = set(self.unpriced())
-        return {e["name"]: (e["cost"][key], e["metrics"]["AP"]) for e in self.entries if key and e["name"] not in missing}
+        return {
+            e["name"]: (e["cost"][key], e["metrics"]["AP"]) for e in self.entries if key and e["name"] not in missing
+        }
 
     def cost_chart(self) -> Markup:
         """Return AP against cost with the front as steps; entries are labelled with their rank."""
@@ -104,7 +108,9 @@ class Board:
             for name, at in points.items()
         ]
         text = "Detectors on the line are beaten by none that is as cheap; numbers are ranks in the table."
-        return plane_chart(plane, [Line("after thin", steps)], dots, name="cost", title="AP against cost", text=text, height=320)
+        return plane_chart(
+            plane, [Line("after thin", steps)], dots, name="cost", title="AP against cost", text=text, height=320
+        )
 
     def heat(self, index: int, name: str) -> str:
         """Return how a class's AP compares with the best and worst of that class, as a class of colour 0 to 4."""

@@ -16,7 +16,17 @@ Path: TypeAlias = "str | int | tuple[Path, ...]"
 
 MISSING = "n/a"
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FORMAT = {"0": ",.0f", "1": ".1f", "2": ".2f", "3": ".3f", "+0": "+,.0f", "+1": "+.1f", "+2": "+.2f", "%": ".0%", "%1": ".1%"}
+_FORMAT = {
+    "0": ",.0f",
+    "1": ".1f",
+    "2": ".2f",
+    "3": ".3f",
+    "+0": "+,.0f",
+    "+1": "+.1f",
+    "+2": "+.2f",
+    "%": ".0%",
+    "%1": ".1%",
+}
 
 
 def number_text(value: Any, kind: str) -> str:

@@ -9,11 +9,12 @@ from markupsafe import Markup
 
 from detkd.report import charts
 from detkd.report.charts import Scale, fit
+from detkd.report.notes import same_network
 from detkd.report.page_format import Path, flat, look_up, shown
 
 __all__ = ["SIZE_ROWS", "VERDICTS", "Page", "deltas_scale", "slug"]
 
-VERDICTS = {"improved": "▲", "regressed": "▼", "no visible difference": "≈", "not judged": "–"}
+VERDICTS = {"improved": "▲", "regressed": "▼", "no visible difference": "≈", "not judged": "-"}
 """Verdicts with a sign for eyes that see no colours."""
 
 SIZE_ROWS = {"AP": ("AP_small", "AP_medium", "AP_large"), "AR100": ("AR_small", "AR_medium", "AR_large")}
@@ -150,7 +151,7 @@ class Page:
         before, after = (self.entries[role]["cost"] if role in self.entries else None for role in ("before", "after"))
         if not before or not after:
             return ""
-        words, same = [], True
+        words = {}
         for key, name, near in (
             ("params", "parameters", 0.001),
             ("gflops", "GFLOPs", 0.001),
@@ -158,13 +159,11 @@ class Page:
             ("latency_ms", "latency", 0.05),
         ):
             one, two = before.get(key), after.get(key)
-            if not one or two is None:
-                continue
-            change = two / one - 1
-            if abs(change) > near:
-                same = False
-                words.append(f"{name} {change:+.0%}".replace("-", "\N{MINUS SIGN}"))
-        return "Same cost before and after." if same else f"Not the same cost: {', '.join(words)}."
+            if one and two is not None and abs(two / one - 1) > near:
+                words[key] = f"{name} {two / one - 1:+.0%}".replace("-", "\N{MINUS SIGN}")
+        if list(words) == ["latency_ms"] and same_network(before, after):
+            return "Same network before and after: that the latencies differ is noise of the measurement."
+        return f"Not the same cost: {', '.join(words.values())}." if words else "Same cost before and after."
 
     def options(self, key: str, field: str | None = None) -> dict[str, int]:
         """Return the values that the gallery's objects have, with how many have each, most first."""

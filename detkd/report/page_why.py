@@ -63,10 +63,12 @@ class Why:
         lines = []
         for role in self.roles:
             bins = self._get(role, "calibration", "bins") or ()
-            points = [(one["confidence"], one["accuracy"]) for one in bins if one["count"] and one["accuracy"] is not None]
+            points = [
+                (one["confidence"], one["accuracy"]) for one in bins if one["count"] and one["accuracy"] is not None
+            ]
             lines.append(Line(role, points, dots=True))
         plane = Plane(UNIT, UNIT, "score", "share that is right", _FIFTHS, diagonal=True)
-        text = "On the diagonal a score of 0.7 means right in 70% of cases. Above it the detector is too modest, below too sure."
+        text = "On the diagonal a score of 0.7 means right in 70% of cases; above it the detector is too modest."
         return plane_chart(plane, lines, name="reliability", title="Reliability of the scores", text=text)
 
     def precision_recall(self) -> Markup:
@@ -90,7 +92,9 @@ class Why:
             lines.append(Line(role, [(row["iou"], row["AP"]) for row in rows if row["AP"] is not None], dots=True))
         heights = [y for line in lines for _, y in line.points]
         scale = fit([*heights, 0.0], least=10.0) if heights else Scale(0.0, 100.0)
-        plane = Plane(Scale(0.49, 0.96), Scale(0.0, scale.high), "IoU a box must reach", "AP", (0.5, 0.6, 0.7, 0.8, 0.9))
+        plane = Plane(
+            Scale(0.49, 0.96), Scale(0.0, scale.high), "IoU a box must reach", "AP", (0.5, 0.6, 0.7, 0.8, 0.9)
+        )
         text = "A gap on the left means more objects found, a gap on the right only means tighter boxes."
         return plane_chart(plane, lines, name="iou", title="AP by IoU threshold", text=text, height=250)
 

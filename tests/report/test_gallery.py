@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from detkd.diagnosis.slices import make_slices
 from detkd.evaluation.side import Run, make_run
 from detkd.evaluation.truth import load_truth
-from detkd.diagnosis.slices import make_slices
 from detkd.report.gallery import choose_frames, choose_objects, fields_of, found, make_gallery
 from detkd.report.pictures import crop_window, locate
 

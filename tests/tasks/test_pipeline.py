@@ -40,10 +40,18 @@ def test_a_distillation_leaves_everything_a_reader_needs(distilled: Any) -> None
     assert record["seed"] == 0
     assert record["environment"]["versions"]["ultralytics"]
     for name in ("config.yaml", "metrics.json", "detections.json", "teacher_metrics.json", "compare.md", "compare.csv",
-                 "compare.png", "compare.json", "weights/last.pt", "train/results.csv", "control/metrics.json"):  # fmt: skip
+                 "compare.png", "compare.json", "compare.html", "ground_truth.json", "live.json", "weights/last.pt", "train/results.csv", "control/metrics.json"):  # fmt: skip
         assert (folder / name).is_file(), name
     assert len(list((folder / "pictures").glob("*.jpg"))) == 2
     assert not [p for p in folder.rglob(".*") if p.is_file()], "a temporary file was left"
+
+
+def test_the_page_at_the_end_says_what_the_run_says(distilled: Any) -> None:
+    report = json.loads((distilled.folder / "compare.json").read_text())
+    assert [entry["role"] for entry in report["entries"]] == ["before", "after", "teacher"]
+    (row,) = [row for row in report["rows"] if row["key"] == "AP"]
+    assert row["delta"] == pytest.approx(distilled.gain)
+    assert report["verdict"]["sentence"] in (distilled.folder / "compare.html").read_text()
 
 
 def test_control_and_student_are_matched(distilled: Any) -> None:
