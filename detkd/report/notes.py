@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -59,7 +60,8 @@ def settings_table(sides: Sequence[Side]) -> list[dict[str, Any]]:
     """
     known = {side.role: side.settings for side in sides}
     keys = [key for key in PROTOCOL_KEYS if any(key in settings for settings in known.values())]
-    keys += sorted({key for settings in known.values() for key in settings} - set(PROTOCOL_KEYS))
+    others = {key for settings in known.values() for key in settings if not key.startswith("weights")}
+    keys += sorted(others - set(PROTOCOL_KEYS))
     return [
         {
             "key": key,
@@ -90,9 +92,7 @@ def make_notes(sides: Sequence[Side]) -> Iterator[Note]:
     for side in sides:
         if not side.settings:
             yield Note("warning", f"{side.name}: how its detections were made is not known (no settings with them)")
-        said = [text for run in side.runs for text in run.metrics.protocol.get("warnings", ())]
-        for text in dict.fromkeys(said):
-            yield Note("warning", f"{side.name}: {text}")
+        yield from _input_notes(side)
         yield from _seed_notes(side)
 
 
@@ -124,6 +124,18 @@ def _latency_notes(first: Side, others: Sequence[Side]) -> Iterator[Note]:
                 f"{first.name} and {other.name} are the same network, so their latencies ({ours['latency_ms']:.1f} and "
                 f"{theirs['latency_ms']:.1f} ms) differ only because the machine was busy when one was measured",
             )
+
+
+def _input_notes(side: Side) -> Iterator[Note]:
+    """Yield what was odd about the inputs; what several runs share is said once, for the first of them."""
+    alike: dict[str, list[str]] = {}
+    for run in side.runs:
+        for text in run.metrics.protocol.get("warnings", ()):
+            kind = re.sub(r"[\d.]+", "#", text.replace(run.detections.source, ""))
+            alike.setdefault(kind, []).append(text)
+    for texts in alike.values():
+        more = f" (and the like in {len(texts) - 1} more of its runs)" if len(texts) > 1 else ""
+        yield Note("warning", f"{side.name}: {texts[0]}{more}")
 
 
 def _seed_notes(side: Side) -> Iterator[Note]:
