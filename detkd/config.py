@@ -39,7 +39,6 @@ _OPTIONAL: dict[str, dict[str, str | None]] = {
 }
 _NEEDED = frozenset({"model", "teacher", "student", "data"})  # groups that `key=null` leaves out
 _MIXED = frozenset({"control"})  # true, false or a path
-_FLAT = {"compare": ("teacher",)}  # groups of which the verb wants the path alone
 _META = frozenset({"_target_", "_args_", "_convert_", "_partial_", "_recursive_"})
 
 
@@ -139,8 +138,6 @@ def plain(verb: str, cfg: Any, typed: Sequence[str] = ()) -> dict[str, Any]:
     for group in paths.verb_groups(verb):
         if group != "experiment":
             values.setdefault(group, None)
-    for name in _FLAT.get(verb, ()):
-        values[name] = values[name]["path"] if isinstance(values.get(name), dict) else values.get(name)
     defaults = paths.primary(verb)
     known = [*defaults, *paths.verb_groups(verb), "local"]
     problems = [f"{key}: no such key of detkd {verb}{nearest(key, known)}" for key in values if key not in known]

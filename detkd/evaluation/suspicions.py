@@ -165,6 +165,6 @@ def _crowded(truth: GroundTruth, detections: Detections) -> str | None:
     if not over:
         return None
     return (
-        f"{over} times more than {PER_CLASS_LIMIT} detections of one class in an image (most: {counts.max()}); "
+        f"in {over} cases more than {PER_CLASS_LIMIT} detections of one class in an image (most: {counts.max()}); "
         f"COCO evaluates the best {PER_CLASS_LIMIT}"
     )

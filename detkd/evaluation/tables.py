@@ -61,7 +61,7 @@ def _count(value: float | None) -> str:
     return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"
 
 
-def metrics_table(results: Iterable[Result], *, title: str = "COCO evaluation (points)") -> Table:
+def metrics_table(results: Iterable[Result], *, title: str = "COCO evaluation (points)", numbers: bool = True) -> Table:
     """Return one column per detector: AP, AP50, AP75, sizes and AR100, then cost where any is known.
 
     Detectors are columns because several of them then fit a terminal of 80 characters.
@@ -69,6 +69,7 @@ def metrics_table(results: Iterable[Result], *, title: str = "COCO evaluation (p
     Args:
         results: Name, numbers and cost (or None) of each detector; the head is named from the cost, else the protocol.
         title: Heading of the table.
+        numbers: False leaves only the cost.
     """
     entries = list(results)
     with_cost = any(cost for _, _, cost in entries)
@@ -76,7 +77,7 @@ def metrics_table(results: Iterable[Result], *, title: str = "COCO evaluation (p
     table.add_column("")
     for name, _, _ in entries:
         table.add_column(_plain(name), justify="right")
-    for key in ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100"):
+    for key in ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100") if numbers else ():
         table.add_row(key.replace("_", " "), *(format_points(getattr(metrics, key)) for _, metrics, _ in entries))
     table.add_section()
     costs = [list(cost_cells(cost)) for _, _, cost in entries]

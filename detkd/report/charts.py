@@ -86,7 +86,14 @@ def grid(scale: Scale, height: int, *, zero: bool = False, count: int = 5) -> st
 
 
 def interval_row(
-    scale: Scale, value: float | None, around: Interval, style: str, *, zero: bool = False, height: int = 26
+    scale: Scale,
+    value: float | None,
+    around: Interval,
+    style: str,
+    *,
+    zero: bool = False,
+    height: int = 26,
+    count: int = 5,
 ) -> Markup:
     """Return a value as a dot with its interval as whiskers.
 
@@ -97,8 +104,9 @@ def interval_row(
         style: Class of the marks: a role or a verdict. Each role has its own shape, for eyes that see no colours.
         zero: Whether the line at 0 is drawn stronger.
         height: In pixels.
+        count: About how many lines the axis has.
     """
-    middle, parts = height / 2, [grid(scale, height, zero=zero)]
+    middle, parts = height / 2, [grid(scale, height, zero=zero, count=count)]
     if value is not None and around is not None:
         low, high = around
         parts.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from detkd.errors import ConfigError
 from detkd.evaluation.metrics import CLASS_NAMES, METRIC_NAMES
 from detkd.report.comparison import Comparison
 
-__all__ = ["FailIf", "Verdict", "check_fail_if", "parse_fail_if"]
+__all__ = ["FailIf", "Verdict", "parse_fail_if"]
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -54,6 +54,16 @@ class FailIf:
     def __str__(self) -> str:
         return f"{self.metric}{self.op}{self.limit:g}"
 
+    def check_classes(self, names: Sequence[str]) -> None:
+        """Make sure that the condition is about a class of the set, before anything is compared.
+
+        Raises:
+            ConfigError: If it is not (says the nearest).
+        """
+        kind, slash, name = self.metric.partition("/")
+        if slash and name not in names:
+            raise ConfigError(_unknown(self.metric, [*METRIC_NAMES, *(f"{kind}/{one}" for one in names)]))
+
     def check(self, comparison: Comparison) -> Verdict:
         """Say whether after - before may meet the condition, as far as this test set can tell.
 
@@ -72,13 +82,13 @@ class FailIf:
             raise ConfigError(f"fail_if: {self.metric} is n/a on this set (no such objects); choose another number")
         text = f"{self.metric} after - before is {contrast.delta:+.2f} points"
         if contrast.low is None or contrast.high is None:
-            value, used = contrast.delta, " (no interval)"
-        else:
-            down = self.op in ("<", "<=")
-            value = contrast.low if down else contrast.high
-            level = comparison.study.settings.level
-            used = f", {level:.0%} interval {contrast.low:+.2f} to {contrast.high:+.2f}, "
-            used += f"{'lower' if down else 'upper'} bound used"
+            # Nothing is excluded where nothing is known.
+            return Verdict(True, f"fail_if {self}: failed, {text}, but there is no interval: {contrast.reason}")
+        down = self.op in ("<", "<=")
+        value = contrast.low if down else contrast.high
+        level = comparison.study.settings.level
+        used = f", {level:.0%} interval {contrast.low:+.2f} to {contrast.high:+.2f}, "
+        used += f"{'lower' if down else 'upper'} bound used"
         failed = _OPERATORS[self.op](value, self.limit)
         return Verdict(failed, f"fail_if {self}: {'failed' if failed else 'passed'}, {text}{used}")
 
@@ -114,11 +124,6 @@ def parse_fail_if(expression: str) -> FailIf:
     if not (metric in METRIC_NAMES or (slash and name and kind in CLASS_NAMES)):
         raise ConfigError(_unknown(metric, [*METRIC_NAMES, *_PER_CLASS]))
     return FailIf(metric, match["op"], limit)
-
-
-def check_fail_if(comparison: Comparison, expression: str) -> Verdict:
-    """Parse and check in one go; the answer is true when the comparison fails."""
-    return parse_fail_if(expression).check(comparison)
 
 
 def _unknown(metric: str, known: list[str]) -> str:

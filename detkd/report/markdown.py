@@ -37,7 +37,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     if slices:
         parts += ["## Per slice (AP, regressions first)", _rows(comparison, _worst_first(slices), "slice")]
     parts += _cost(comparison.sides)
-    parts += _notes(comparison.notes)
+    parts += _notes(comparison.notes, comparison.study.notes)
     parts += ["## Protocol", _protocol(comparison), f"Rule: {_cell(comparison.verdict['rule'])}"]
     return "\n\n".join(parts) + "\n"
 
@@ -60,7 +60,7 @@ def leaderboard_markdown(board: Leaderboard) -> str:
             line += ["-" if adjusted is None else f"{adjusted:.3g}", contrast.verdict]
         lines.append(line)
     parts = [f"# {len(board.sides)} detectors against {_cell(board.reference.name)}", _table(head, lines)]
-    return "\n\n".join([*parts, *_cost(board.sides), *_notes(board.notes)]) + "\n"
+    return "\n\n".join([*parts, *_cost(board.sides), *_notes(board.notes, board.study.notes)]) + "\n"
 
 
 def _worst_first(rows: Sequence[Row]) -> list[Row]:
@@ -74,9 +74,9 @@ def _cost(sides: Sequence[Side]) -> list[str]:
     return ["## Cost", _table(["detector", *COST_COLUMNS], lines), "Latency: median of batch 1, NMS counted."]
 
 
-def _notes(notes: Sequence[Note]) -> list[str]:
-    rest = [note for note in notes if note.level != "differs"]
-    return ["## Notes", "\n".join(f"- {_cell(note.text)}" for note in rest)] if rest else []
+def _notes(notes: Sequence[Note], about_statistics: Sequence[str]) -> list[str]:
+    rest = [*(note.text for note in notes if note.level != "differs"), *about_statistics]
+    return ["## Notes", "\n".join(f"- {_cell(text)}" for text in rest)] if rest else []
 
 
 def _protocol(comparison: Comparison) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 from detkd.errors import DataError
@@ -85,9 +86,13 @@ def make_notes(sides: Sequence[Side]) -> Iterator[Note]:
     first = sides[0]
     for other in sides[1:]:
         yield from _setting_notes(first, other, "info" if other.role == "teacher" else "differs")
-        if other.runs[0].detections.sha256 == first.runs[0].detections.sha256:
-            text = f"{first.name} and {other.name} have identical detections; is it the same file twice?"
+    for one, other in combinations(sides, 2):
+        if one.runs[0].detections.sha256 == other.runs[0].detections.sha256:
+            text = f"{one.name} and {other.name} have identical detections; is it the same file twice?"
             yield Note("differs", text)
+    if any(len(side.runs) > 1 for side in sides):
+        text = "error types, calibration, working points, curves, flips and pictures are those of the first run of each"
+        yield Note("info", text)
     yield from _latency_notes(first, sides[1:])
     for side in sides:
         if not side.settings:

@@ -21,6 +21,7 @@ _FORMAT = {
     "1": ".1f",
     "2": ".2f",
     "3": ".3f",
+    "4": ".4f",
     "+0": "+,.0f",
     "+1": "+.1f",
     "+2": "+.2f",
@@ -34,7 +35,7 @@ def number_text(value: Any, kind: str) -> str:
 
     Args:
         value: A number, text, or None for n/a.
-        kind: Decimals "0" to "3", with a sign "+0" to "+2", a share as percent "%" or "%1", a probability "p", millions
+        kind: Decimals "0" to "4", with a sign "+0" to "+2", a share as percent "%" or "%1", a probability "p", millions
             "M", or "text" for anything else.
     """
     if value is None:

@@ -79,6 +79,10 @@ class Page:
         """Return the place of something in the diagnosis of one side."""
         return ("diagnosis", "entries", self.entries[role]["name"], *path)
 
+    def alike(self, places: Sequence[Path], key: str) -> bool:
+        """Return whether several places hold the same value under `key`."""
+        return len({str(self.value(place, key)) for place in places}) == 1
+
     @property
     def level(self) -> str:
         """What the intervals are called: "95% interval"."""
@@ -91,7 +95,7 @@ class Page:
         around = {role: _around(row["intervals"].get(role)) for role in self.entries}
         scale = fit([v for role in self.entries for v in (row["values"].get(role), *around[role])], least=2.0)
         marks = [
-            (role, charts.interval_row(scale, row["values"].get(role), around[role] or None, role, height=30))
+            (role, charts.interval_row(scale, row["values"].get(role), around[role] or None, role, height=38))
             for role in self.entries
         ]
         return scale, marks
@@ -105,7 +109,7 @@ class Page:
             given.append(("control", other["delta"], other["interval"], other["verdict"]))
         scale = fit([v for _, value, around, _ in given for v in (value, *_around(around))], zero=True)
         marks = [
-            (role, charts.interval_row(scale, value, around, slug(verdict), zero=True, height=30))
+            (role, charts.interval_row(scale, value, around, slug(verdict), zero=True, height=38))
             for role, value, around, verdict in given
         ]
         return scale, marks
@@ -113,7 +117,7 @@ class Page:
     def delta_mark(self, scale: Scale, index: int) -> Markup:
         """Return the difference of one row with its interval."""
         row = self.rows[index]
-        return charts.interval_row(scale, row["delta"], row["delta_interval"], slug(row["verdict"]), zero=True)
+        return charts.interval_row(scale, row["delta"], row["delta_interval"], slug(row["verdict"]), zero=True, count=3)
 
     def scale_of(self, indices: Iterable[int]) -> Scale:
         """Return the axis for the differences of some rows."""

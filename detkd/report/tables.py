@@ -63,17 +63,19 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     if slices:
         parts.append(_side_table(comparison, slices, "per slice (AP, points)", others=False))
     if any(side.cost for side in comparison.sides):
-        parts.append(metrics_table([(s.name, s.runs[0].metrics, s.cost) for s in comparison.sides], title="cost"))
+        priced = [(str(_heading(s)), s.runs[0].metrics, s.cost) for s in comparison.sides]
+        parts.append(metrics_table(priced, title="cost", numbers=False))
     word = comparison.verdict["word"]
     first, *rest = headline(comparison)
     parts.append(Text(first, style=f"bold {_COLORS.get(word, '')}".strip()))
     parts += [Text(line) for line in rest]
-    return Group(*parts, *_notes(comparison.notes))
+    return Group(*parts, *_notes(comparison.notes, comparison.study.notes))
 
 
-def _notes(notes: Sequence[Note]) -> list[Text]:
+def _notes(notes: Sequence[Note], about_statistics: Sequence[str]) -> list[Text]:
     styles = {"differs": ("not alike: ", "bold red"), "warning": ("warning: ", "yellow"), "info": ("", "dim")}
-    return [Text(styles[note.level][0] + note.text, style=styles[note.level][1]) for note in notes]
+    given = [*notes, *(Note("info", text) for text in about_statistics)]
+    return [Text(styles[note.level][0] + note.text, style=styles[note.level][1]) for note in given]
 
 
 def _side_table(comparison: Comparison, rows: Sequence[Row], title: str, *, others: bool = True) -> Table:
@@ -125,4 +127,4 @@ def leaderboard_view(board: Leaderboard) -> RenderableType:
             cells = [Text(signed_points(contrast.delta), style=style), interval, Text(contrast.verdict, style=style)]
         numbers = [format_points(side.number("AP")), own, format_points(side.number("AP50"))]
         table.add_row(str(place), Text(side.name), *numbers, *cells)
-    return Group(table, *_notes(board.notes))
+    return Group(table, *_notes(board.notes, board.study.notes))

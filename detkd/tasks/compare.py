@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from detkd.evaluation.inputs import GroundTruth
 from detkd.evaluation.side import Side
 from detkd.progress import console, out
 from detkd.report.comparison import Comparison, compare
-from detkd.report.fail_if import check_fail_if, parse_fail_if
+from detkd.report.fail_if import parse_fail_if
 from detkd.report.flat import flat_numbers
 from detkd.report.leaderboard import rank
 from detkd.runs import finish_run, new_folder, start_run
@@ -23,7 +24,7 @@ from detkd.tasks.entries import Sources
 from detkd.tasks.loggers import check_loggers, log_numbers
 from detkd.tasks.results import CompareResult
 
-__all__ = ["check_report", "compare_models", "picture_settings", "report_settings", "write_report"]
+__all__ = ["check_report", "compare_models", "picture_settings", "report_settings", "slice_fields", "write_report"]
 
 ROLES = ("before", "after", "control", "teacher")
 
@@ -31,6 +32,8 @@ ROLES = ("before", "after", "control", "teacher")
 def compare_models(config: dict[str, Any]) -> CompareResult:
     """Run `detkd compare`; the result says whether `fail_if` holds."""
     many = config.get("runs") is not None
+    taught = config.get("teacher") or {}
+    config = {**config, "teacher": taught.get("path")}
     given = [role for role in ROLES if config.get(role) is not None]
     if many and given:
         raise ConfigError(f"runs: gives all entries of a leaderboard, so leave out {given[0]}= or runs=")
@@ -38,16 +41,22 @@ def compare_models(config: dict[str, Any]) -> CompareResult:
     if condition is not None:
         if many:
             raise ConfigError("fail_if: compares before and after, not runs=; leave one of them out")
-        parse_fail_if(str(condition))
+        condition = parse_fail_if(str(condition))
     options = config.get("report") or {}
-    check_loggers(options.get("loggers"))
+    loggers = check_loggers(options.get("loggers"))
     settings = report_settings(options)
     folder = new_folder(config.get("out"), config.get("name") or "compare")
     start_run(folder, "compare", config)
     if many:
-        return _leaderboard(config, settings, folder)
+        return _leaderboard(config, settings, folder, loggers)
     sources = Sources(config, folder, [one for role in given for one in _several(config[role])])
-    sides = {role: sources.side(role, config[role], role) for role in given}
+    check_report(options, sources.truth)
+    if condition is not None:
+        condition.check_classes(sources.truth.names)
+    sides = {role: sources.side(role, config[role], role) for role in given if role != "teacher"}
+    if "teacher" in given:
+        size, mapping = taught.get("imgsz"), taught.get("class_map")
+        sides["teacher"] = sources.side("teacher", config["teacher"], "teacher", imgsz=size, class_map=mapping)
     names = [side.name for side in sides.values()]
     sides = {
         role: replace(side, name=f"{side.name} ({role})") if names.count(side.name) > 1 else side
@@ -59,13 +68,13 @@ def compare_models(config: dict[str, Any]) -> CompareResult:
         control=sides.get("control"),
         teacher=sides.get("teacher"),
         settings=settings,
-        slices=options.get("slices"),
+        slices=slice_fields(options),
         pictures=picture_settings(options, sources.truth),
     )
     write_report(comparison, folder, config)
     out.print(comparison)
     console.print(f"page: {folder / 'compare.html'}")
-    verdict = check_fail_if(comparison, str(condition)) if condition is not None else None
+    verdict = condition.check(comparison) if condition is not None else None
     if verdict is not None:
         out.print(verdict.message, highlight=False)
     failed = bool(verdict)
@@ -74,13 +83,14 @@ def compare_models(config: dict[str, Any]) -> CompareResult:
     return CompareResult(folder, comparison, failed)
 
 
-def _leaderboard(config: Mapping[str, Any], settings: Settings, folder: Path) -> CompareResult:
+def _leaderboard(config: Mapping[str, Any], settings: Settings, folder: Path, loggers: Sequence[str]) -> CompareResult:
     """Rank the entries of `runs`, a list or a dictionary of names."""
     runs = config["runs"]
     if not isinstance(runs, (list, tuple, Mapping)):
         raise ConfigError(f"runs: must be a list or names with values, got {runs}; write runs=[runs/a,runs/b]")
     named = runs.items() if isinstance(runs, Mapping) else [(None, value) for value in runs]
     sources = Sources(config, folder, [one for _, value in named for one in _several(value)])
+    check_report(config.get("report") or {}, sources.truth)
     sides = []
     for place, (name, value) in enumerate(named, start=1):
         side = sources.side("run", value, "runs")
@@ -90,6 +100,7 @@ def _leaderboard(config: Mapping[str, Any], settings: Settings, folder: Path) ->
     sides = [replace(s, name=f"{s.name} ({s.source})") if names.count(s.name) > 1 else s for s in sides]
     board = rank(sides, _reference(config.get("reference"), sides), settings=settings)
     paths = board.write(folder)
+    log_numbers(flat_numbers(board.to_dict()), folder, loggers, config=config, page=paths["html"])
     out.print(board)
     console.print(f"page: {paths['html']}")
     finish_run(folder, reference=board.reference.name, best=board.sides[0].name)
@@ -114,14 +125,22 @@ def report_settings(options: Mapping[str, Any]) -> Settings:
         ConfigError: Naming the key that can't be used.
     """
     values = {one.name: options[one.name] for one in fields(Settings) if options.get(one.name) is not None}
-    for key, least in (("resamples", 100), ("permutations", 100)):
-        if key in values and (not isinstance(values[key], int) or values[key] < least):
-            raise ConfigError(f"report.{key}: must be {least} or more, got {values[key]}; leave it out for the default")
-    if "level" in values and not 0.5 <= float(values["level"]) < 1:
-        raise ConfigError(f"report.level: must be from 0.5 to below 1, got {values['level']}; use 0.95")
-    if "margin" in values and not float(values["margin"]) > 0:
-        raise ConfigError(f"report.margin: must be above 0 points, got {values['margin']}; use 0.5")
+    for key, least in (("resamples", 100), ("permutations", 100), ("seed", 0)):
+        if key in values:
+            values[key] = _whole(options, key, least)
+    for key, low, high, usual in (("level", 0.5, 1.0, 0.95), ("margin", 0.0, math.inf, 0.5)):
+        value = values.get(key)
+        if value is not None and (isinstance(value, (bool, str)) or not low < value < high):
+            limits = f"above {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+            raise ConfigError(f"report.{key}: must be a number {limits}, got {value}; use {usual}")
     return Settings(**values)
+
+
+def _whole(options: Mapping[str, Any], key: str, least: int) -> int:
+    value = options[key]
+    if isinstance(value, (bool, str)) or int(value) != value or value < least:
+        raise ConfigError(f"report.{key}: must be a whole number of {least} or more, got {value}; leave it out")
+    return int(value)
 
 
 def check_report(options: Mapping[str, Any], truth: GroundTruth) -> Mapping[str, Any]:
@@ -132,8 +151,15 @@ def check_report(options: Mapping[str, Any], truth: GroundTruth) -> Mapping[str,
     """
     check_loggers(options.get("loggers"))
     units_of(truth.images, report_settings(options).group_by)
-    make_slices(truth, options.get("slices"))
+    make_slices(truth, slice_fields(options))
+    picture_settings(options, truth)
     return options
+
+
+def slice_fields(options: Mapping[str, Any]) -> list[str] | None:
+    """Return the fields to slice by; one name need not be written as a list."""
+    value = options.get("slices")
+    return [value] if isinstance(value, str) else value
 
 
 def picture_settings(options: Mapping[str, Any], truth: GroundTruth) -> dict[str, Any]:
@@ -142,7 +168,7 @@ def picture_settings(options: Mapping[str, Any], truth: GroundTruth) -> dict[str
     beside = Path(truth.source).parent if Path(truth.source).is_file() else None
     return {
         "images": images if images is not None else beside,
-        **{key: int(options[key]) for key in ("objects", "frames") if options.get(key) is not None},
+        **{key: _whole(options, key, 0) for key in ("objects", "frames") if options.get(key) is not None},
     }
 
 

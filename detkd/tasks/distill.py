@@ -22,7 +22,7 @@ from detkd.report.notes import Note
 from detkd.report.tables import headline
 from detkd.runs import finish_run, read_config, start_run
 from detkd.tasks.common import evaluate_weights, get_data, report_set, split_of
-from detkd.tasks.compare import check_report, picture_settings, report_settings, write_report
+from detkd.tasks.compare import check_report, picture_settings, report_settings, slice_fields, write_report
 from detkd.tasks.results import DistillResult, TrainResult
 from detkd.tasks.train import begin, keep_pictures, resumable, train_and_evaluate
 
@@ -158,7 +158,7 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         after,
         teacher=taught_by if control is not None else None,
         settings=report_settings(options),
-        slices=options.get("slices"),
+        slices=slice_fields(options),
         pictures=picture_settings(options, student.run.truth),
     )
     if control is None:

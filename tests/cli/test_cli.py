@@ -80,7 +80,7 @@ def test_other_verbs(calls: Calls) -> None:
     assert cli.main(["export", "model=a.pt", "format=openvino_int8"]) == 0
     assert cli.main(["demo"]) == 0
     compare, evaluate, evaluate_model, predict, export, demo = [config for _, config in calls]
-    assert (compare["teacher"], compare["fail_if"], compare["data"]) == ("c.pt", "AP<-0.5", None)
+    assert (compare["teacher"]["path"], compare["fail_if"], compare["data"]) == ("c.pt", "AP<-0.5", None)
     assert (evaluate["model"], evaluate["data"], evaluate["gt"]) == (None, None, "g.json")
     assert (evaluate_model["model"]["path"], evaluate_model["detections"]) == ("m.pt", None)
     assert (predict["model"]["path"], predict["source"]) == (["a.pt", "b (1).pt"], "clip [1].mp4")

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from detkd.errors import ConfigError
-from detkd.report.comparison import Comparison
-from detkd.report.fail_if import FailIf, check_fail_if, parse_fail_if
+from detkd.report.comparison import Comparison, compare
+from detkd.report.fail_if import FailIf, parse_fail_if
+from tests.report.conftest import QUICK, run_of, side_of
 
 
 @pytest.mark.parametrize(
@@ -47,19 +50,30 @@ def test_the_bound_nearest_to_the_condition_counts(better: Comparison) -> None:
     assert contrast.low is not None
     assert contrast.high is not None
     assert contrast.low < contrast.delta < contrast.high
-    passed = check_fail_if(better, f"AP<{contrast.low - 0.01:.4f}")
+    passed = parse_fail_if(f"AP<{contrast.low - 0.01:.4f}").check(better)
     assert not passed
     assert f"AP after - before is {contrast.delta:+.2f} points, 95% interval" in passed.message
     assert passed.message.endswith("lower bound used")
-    failed = check_fail_if(better, f"AP<{contrast.low + 0.01:.4f}")
+    failed = parse_fail_if(f"AP<{contrast.low + 0.01:.4f}").check(better)
     assert failed.failed
     assert ": failed, " in failed.message
-    assert check_fail_if(better, f"AP>{contrast.high - 0.01:.4f}")
-    assert not check_fail_if(better, f"AP>{contrast.high + 0.01:.4f}")
+    assert parse_fail_if(f"AP>{contrast.high - 0.01:.4f}").check(better)
+    assert not parse_fail_if(f"AP>{contrast.high + 0.01:.4f}").check(better)
+
+
+def test_nothing_known_is_nothing_excluded(gt: dict[str, Any]) -> None:
+    few = {**gt, "annotations": [a for a in gt["annotations"] if a["category_id"] != 3] + gt["annotations"][:0]}
+    few["annotations"] += [a for a in gt["annotations"] if a["category_id"] == 3][:3]
+    sides = [
+        side_of(name, role, run_of(few, n, 0.1)) for n, (name, role) in enumerate((("a", "before"), ("b", "after")))
+    ]
+    verdict = parse_fail_if("AP/car<-50").check(compare(*sides, settings=QUICK, progress=False))
+    assert verdict.failed
+    assert "there is no interval" in verdict.message
 
 
 def test_what_can_not_be_checked_does_not_pass(better: Comparison) -> None:
     with pytest.raises(ConfigError, match=r"unknown metric, got 'AP/cat'; did you mean AP/car\?"):
-        check_fail_if(better, "AP/cat<0")
+        parse_fail_if("AP/cat<0").check(better)
     with pytest.raises(ConfigError, match=r"AP/toothbrush is n/a on this set"):
-        check_fail_if(better, "AP/toothbrush<0")
+        parse_fail_if("AP/toothbrush<0").check(better)

@@ -11,7 +11,7 @@ import yaml
 
 from detkd import cli
 from detkd.config import compose
-from detkd.errors import ConfigError, DataError
+from detkd.errors import ConfigError, DetkdError
 from detkd.report.comparison import Comparison
 from detkd.report.leaderboard import Leaderboard
 from detkd.tasks.compare import compare_models
@@ -111,19 +111,61 @@ def test_leaderboard(folder: Path) -> None:
         (["runs=[poor.json,good.json]", "fail_if=AP<0"], "fail_if: compares before and after, not runs="),
         (["runs=[poor.json]", "gt=gt.json"], "runs: a leaderboard needs two detectors or more, got 1"),
         (["runs=poor.json", "gt=gt.json"], "runs: must be a list or names with values, got poor.json"),
-        (["before=poor.json", "after=good.json", "gt=gt.json", "report.resamples=5"], "report.resamples: must be 100"),
-        (["before=poor.json", "after=good.json", "gt=gt.json", "report.margin=-1"], "report.margin: must be above 0"),
-        (["before=poor.json", "after=good.json", "gt=gt.json", "report.level=95"], "report.level: must be from 0.5"),
+        (
+            ["before=poor.json", "after=good.json", "gt=gt.json", "report.resamples=5"],
+            "report.resamples: must be a whole number of 100",
+        ),
+        (
+            ["before=poor.json", "after=good.json", "gt=gt.json", "report.margin=-1"],
+            "report.margin: must be a number above 0",
+        ),
+        (
+            ["before=poor.json", "after=good.json", "gt=gt.json", "report.level=95"],
+            "report.level: must be a number between 0.5 and 1",
+        ),
         (["before=poor.json", "after=good.json", "gt=gt.json", "report.slices=[weather]"], "weather"),
         (["before=poor.json", "after=good.json", "gt=gt.json", "report.group_by=video"], "group_by.*video"),
-        (["before=poor.json", "after=w.pt", "gt=gt.json"], "w.pt|data: needed to run weights"),
+        (["before=poor.json", "after=w.pt", "gt=gt.json"], r"after: .*w\.pt"),
+        (["before=poor.json", "after=good.json", "gt=gt.json", "split=val"], "split: val of what"),
+        (
+            ["before=poor.json", "after=good.json", "gt=gt.json", "fail_if=AP/cap<0"],
+            "unknown metric.*did you mean AP/car",
+        ),
+        (["before=poor.json", "after=good.json", "gt=gt.json", "report.margin=abc"], "report.margin: must be a number"),
+        (["before=poor.json", "after=good.json", "gt=gt.json", "report.objects=-5"], "report.objects: must be a whole"),
+        (["before=poor.json", "after=good.json", "gt=gt.json", "report.loggers=[xyz]"], "report.loggers: must be some"),
         (["before=[]", "after=good.json", "gt=gt.json"], "before: empty; name weights"),
     ],
 )
 def test_mistakes(folder: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    with pytest.raises((ConfigError, DataError), match=message):
+    with pytest.raises(DetkdError, match=message):
         compare_models(compose("compare", [*FEW, *words, "out=out"]))
+
+
+def test_run_folders_on_other_labels(folder: Path) -> None:
+    """Ids are often just 1, 2, 3: the same ids with other file names are other images."""
+    runs = [f"before={fake_run(folder, 'a', 1)}", f"after={fake_run(folder, 'b', 2)}"]
+    gt = world(30)
+    gt["annotations"] = gt["annotations"][1:]
+    (folder / "mended.json").write_text(json.dumps(gt))
+    comparison = compare(folder, *runs, f"gt={folder / 'mended.json'}").comparison
+    assert isinstance(comparison, Comparison)
+    assert any("other labels of these images" in note.text for note in comparison.notes)
+    for image in gt["images"]:
+        image["file_name"] = f"other/{image['file_name'].rpartition('/')[2]}x.jpg"
+    (folder / "other.json").write_text(json.dumps(gt))
+    with pytest.raises(ConfigError, match="were made with other images or labels"):
+        compare(folder, *runs, f"gt={folder / 'other.json'}")
+
+
+def test_an_evaluation_can_be_compared_afterwards(folder: Path) -> None:
+    for name in ("poor", "good"):
+        words = [f"detections={folder / name}.json", f"gt={folder / 'gt.json'}", f"out={folder / 'runs' / name}", *FEW]
+        evaluate(compose("evaluate", words))
+    comparison = compare(folder, f"before={folder / 'runs/poor'}", f"after={folder / 'runs/good'}").comparison
+    assert isinstance(comparison, Comparison)
+    assert comparison.verdict["word"] == "improved"
 
 
 def test_gate_sets_the_exit_status(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,4 +191,6 @@ def test_labels() -> None:
     assert label([Path("runs/x/weights/last.pt")], "before") == "x"
     assert label([Path("a/results.json")], "before") == "results"
     assert label([Path("runs/student-s0"), Path("runs/student-s1")], "after") == "student x 2"
-    assert label([Path("runs/0"), Path("runs/1")], "after") == "0 x 2"
+    assert label([Path("runs/seeds/0"), Path("runs/seeds/1")], "after") == "seeds x 2"
+    assert label([Path("glass1.json"), Path("glass2.json")], "after") == "glass x 2"
+    assert label([Path("runs/lr0.01")], "after") == "lr0.01"
