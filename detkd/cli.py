@@ -18,6 +18,7 @@ from detkd.config import VERBS, key_names, plain, rewrite_all
 from detkd.errors import ConfigError, DetkdError
 from detkd.faults import translate
 from detkd.quoting import quote, split_commas, split_options
+from detkd.runs import fail_runs
 from detkd.signature import nearest
 
 __all__ = ["CONDITION_MET", "main", "run"]
@@ -128,6 +129,7 @@ def _application(verb: str, typed: Sequence[str]) -> Callable[[], Any]:
         try:
             objective, failed = _perform(verb, cfg)
         except Exception as err:
+            fail_runs(str(err))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise _JobFailed(err) from err
             raise _Stopped(err) from err

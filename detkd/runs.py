@@ -22,10 +22,13 @@ __all__ = [
     "check_unchanged",
     "clear_run",
     "environment_record",
+    "fail_runs",
     "finish_run",
     "git_commit",
     "new_folder",
     "open_run",
+    "process_record",
+    "process_start",
     "read_config",
     "start_run",
 ]
@@ -43,6 +46,9 @@ _MAY_CHANGE = {
     "control",
     "report",
 }
+
+_OPEN: list[Path] = []
+"""Folders of the runs that this process started and has not finished."""
 
 _PACKAGES = (
     "detkd", "torch", "torchvision", "ultralytics", "numpy", "opencv-python", "albumentations", "pycocotools",
@@ -92,6 +98,21 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def process_record() -> dict[str, Any]:
+    """Return what this process is known by, so that `detkd watch` can tell whether it still runs."""
+    pid = os.getpid()
+    return {"pid": pid, "process_started": process_start(pid), "host": platform.node()}
+
+
+def process_start(pid: int) -> int | None:
+    """Return when a process started, in ticks since boot, so that a number given anew is not taken for it."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(line.rpartition(")")[2].split()[19])
+
+
 def new_folder(out: str | Path | None, verb: str) -> Path:
     """Return the run folder: `out` as given, else the next free `runs/<verb>`, `runs/<verb>-2`, ...
 
@@ -116,13 +137,21 @@ def new_folder(out: str | Path | None, verb: str) -> Path:
 
 
 def start_run(folder: Path, verb: str, config: Mapping[str, Any]) -> None:
-    """Write `config.yaml` and `run.json` before anything else happens."""
+    """Write `config.yaml` and `run.json` before anything else happens.
+
+    Raises:
+        ConfigError: If the folder holds a run of another verb, whose files would be mixed with the new ones.
+    """
+    if (folder / "run.json").is_file() and (other := read_json(folder / "run.json").get("verb")) != verb:
+        raise ConfigError(f"out: {folder} holds a {other} run; choose another folder with out=...")
+    _OPEN[:] = [*_OPEN, folder]
     write_text(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     record = {
         "schema": 1,
         "verb": verb,
         "status": "running",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **process_record(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "seed": config.get("seed"),
         "environment": environment_record(),
@@ -132,13 +161,24 @@ def start_run(folder: Path, verb: str, config: Mapping[str, Any]) -> None:
 
 def finish_run(folder: Path, **facts: Any) -> None:
     """Add facts to `run.json` and mark the run as done."""
+    _OPEN[:] = [one for one in _OPEN if one != folder]
     record = read_json(folder / "run.json")
     record.update(facts, status="done", finished=datetime.now(UTC).isoformat(timespec="seconds"))
     write_json(folder / "run.json", record)
 
 
+def fail_runs(reason: str) -> None:
+    """Mark the runs that this process started and did not finish as failed, with the first line of the reason."""
+    for folder in _OPEN:
+        if (folder / "run.json").is_file():
+            record = read_json(folder / "run.json")
+            record.update(status="failed", reason=next(iter(reason.splitlines()), ""))
+            write_json(folder / "run.json", record)
+    _OPEN.clear()
+
+
 def open_run(path: str | Path, verb: str) -> Path:
-    """Return an existing run folder of the given verb, to resume it.
+    """Return an existing run folder of the given verb, to resume it; `run.json` notes when, and by which process.
 
     Raises:
         ConfigError: If it is no run folder, of another verb, or finished.
@@ -153,6 +193,10 @@ def open_run(path: str | Path, verb: str) -> Path:
         )
     if record.get("status") == "done":
         raise ConfigError(f"resume: {folder} is finished; its results are in metrics.json")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")  # what the process before wrote last is no newer
+    record.pop("reason", None)
+    write_json(folder / "run.json", {**record, "status": "running", "resumed": now, **process_record()})
+    _OPEN.append(folder)
     return folder
 
 

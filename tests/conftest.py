@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
+import shutil
 import socket
 import sys
 import tempfile
@@ -18,7 +20,9 @@ REPO = Path(__file__).resolve().parents[1]
 # Read by matplotlib and Ultralytics when they are imported, so before any test module is.
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["YOLO_OFFLINE"] = "true"
-os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="detkd-test-ultralytics-")
+_SETTINGS = tempfile.mkdtemp(prefix="detkd-test-ultralytics-")
+os.environ["YOLO_CONFIG_DIR"] = _SETTINGS
+atexit.register(shutil.rmtree, _SETTINGS, ignore_errors=True)
 # Child processes don't have the socket guard below: a proxy that isn't there stops their downloads instead.
 for _name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
     os.environ[_name] = "http://127.0.0.1:9"

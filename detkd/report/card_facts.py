@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from detkd.evaluation.metrics import METRIC_NAMES
 from detkd.evaluation.tables import format_points, signed_points
+from detkd.io import sha256
 from detkd.statistics.verdict import MIN_OBJECTS
 
-__all__ = ["config_text", "limits", "per_class_rows", "result_rows", "shorten"]
+__all__ = ["config_text", "limits", "measured_on", "per_class_rows", "result_rows", "shorten"]
 
 _SMALL_SET = 500  # images; below, intervals are several points wide
 _WEAK = 0.5  # of the overall AP
@@ -46,6 +48,20 @@ def _without_empty(node: Mapping[str, Any]) -> dict[str, Any]:
         if item is not None and item not in ({}, []):
             kept[str(key)] = list(item) if isinstance(item, tuple) else item
     return kept
+
+
+def measured_on(record: Mapping[str, Any], weights: Path) -> bool:
+    """Return whether the numbers of a metrics.json are those of a checkpoint.
+
+    Args:
+        record: Content of metrics.json; without a hash in it, as older versions wrote it, the file's name decides.
+        weights: The checkpoint.
+    """
+    protocol = (record.get("metrics") or {}).get("protocol") or {}
+    if known := (protocol.get("settings") or {}).get("weights_sha256"):
+        return bool(known == sha256(weights))
+    name = record.get("weights")
+    return not name or str(name).replace("\\", "/").rpartition("/")[2] == weights.name
 
 
 def _rows(comparison: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
@@ -98,7 +114,10 @@ def per_class_rows(metrics: Mapping[str, Any], comparison: Mapping[str, Any] | N
 
 
 def limits(
-    metrics: Mapping[str, Any] | None, comparison: Mapping[str, Any] | None, export: Mapping[str, Any]
+    metrics: Mapping[str, Any] | None,
+    comparison: Mapping[str, Any] | None,
+    export: Mapping[str, Any],
+    unmeasured: str | None = None,
 ) -> list[str]:
     """Return, one sentence each, what the numbers do not say and where the model is weak.
 
@@ -106,8 +125,14 @@ def limits(
         metrics: What `Metrics.to_dict` returns, or None where the model was not evaluated.
         comparison: Content of compare.json, or None.
         export: What `ExportResult.to_dict` returns.
+        unmeasured: Name of the checkpoint, where its run evaluated another one.
     """
     found = [] if metrics is None else _about_numbers(metrics, comparison)
+    if unmeasured:
+        found.append(
+            f"This checkpoint, {unmeasured}, was not evaluated: the numbers of its run are those of another one. "
+            "Measure it with detkd evaluate."
+        )
     if export.get("ap_difference") is not None:
         found.append(
             f"The exported file was checked on {export['images']} images; the numbers above, where there are any, are "

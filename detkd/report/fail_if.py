@@ -81,9 +81,9 @@ class FailIf:
         if contrast.delta is None:
             raise ConfigError(f"fail_if: {self.metric} is n/a on this set (no such objects); choose another number")
         text = f"{self.metric} after - before is {contrast.delta:+.2f} points"
-        if contrast.low is None or contrast.high is None:
+        if contrast.low is None or contrast.high is None or contrast.verdict == "not judged":
             # Nothing is excluded where nothing is known.
-            return Verdict(True, f"fail_if {self}: failed, {text}, but there is no interval: {contrast.reason}")
+            return Verdict(True, f"fail_if {self}: failed, {text}, but that is not judged: {contrast.reason}")
         down = self.op in ("<", "<=")
         value = contrast.low if down else contrast.high
         level = comparison.study.settings.level

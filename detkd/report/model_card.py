@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from detkd.errors import DataError
+from detkd.errors import DataError, ModelError
 from detkd.evaluation.tables import COST_COLUMNS, cost_cells
 from detkd.io import read_json, write_text
-from detkd.report.card_facts import config_text, limits, per_class_rows, result_rows, shorten
+from detkd.report.card_facts import config_text, limits, measured_on, per_class_rows, result_rows, shorten
 
 __all__ = ["CARD_FILE", "card_for", "model_card", "read_run", "training_run", "write_card"]
 
@@ -60,11 +60,27 @@ def card_for(run_folder: Path | None, export: Mapping[str, Any], config: Mapping
     Args:
         run_folder: Folder of the run that trained it, see `training_run`; None for weights of unknown origin.
         export: What `ExportResult.to_dict` returns.
-        config: Configuration of `detkd export`, for the command that repeats it; None where another verb exported.
+        config: Configuration of `detkd export`, for the command that repeats it and the checkpoint; None where another
+            verb exported what the run reports.
     """
     known = read_run(run_folder) if run_folder is not None else {}
+    weights = _exported(config or {}) if known.get("metrics") else None
+    if weights is not None and not measured_on(known["metrics"], weights):
+        known["unmeasured"] = weights.name
     name = run_folder.resolve().name if run_folder is not None else Path(str(export["path"])).stem
     return model_card(name, export, known, config)
+
+
+def _exported(config: Mapping[str, Any]) -> Path | None:
+    """Return the file that `detkd export` exported, None where that can't be told."""
+    from detkd.models.weights import resolve
+
+    value = (config.get("model") or {}).get("path")
+    try:
+        file = resolve(value, key="model") if value else None
+    except ModelError:
+        return None
+    return file if file is not None and file.is_file() else None
 
 
 def write_card(text: str, folder: str | Path) -> Path:
@@ -80,16 +96,19 @@ def model_card(
     Args:
         name: Of the model.
         export: What `ExportResult.to_dict` returns.
-        known: What `read_run` returns; each part may be missing or None.
+        known: What `read_run` returns; each part may be missing or None. `unmeasured` names the checkpoint where its
+            numbers are those of another one.
         export_config: Configuration of `detkd export`, or None.
     """
     config, record = known.get("config"), known.get("metrics") or {}
-    metrics, comparison = record.get("metrics"), known.get("comparison")
+    metrics, comparison, unmeasured = record.get("metrics"), known.get("comparison"), known.get("unmeasured")
     run, data = known.get("run") or {}, known.get("data") or {}
     classes = list((metrics or {}).get("per_class") or {})
+    if unmeasured:
+        metrics = comparison = None
     sides = {entry["role"]: entry for entry in comparison["entries"]} if comparison else {}
     costs = [(side["name"], side["cost"]) for side in sides.values() if side.get("cost")]
-    if not costs and record.get("cost"):
+    if not costs and record.get("cost") and not unmeasured:
         costs = [("original", record["cost"])]
     facts = {
         "name": name,
@@ -121,7 +140,7 @@ def model_card(
         "cost_columns": ["detector", *COST_COLUMNS],
         "costs": [[side, *cost_cells(cost)] for side, cost in costs],
         "cost_device": next((str(cost["device"]) for _, cost in costs if cost.get("device")), "the same device"),
-        "limits": limits(metrics, comparison, export),
+        "limits": limits(metrics, comparison, export, unmeasured),
         "commands": _commands(run, export_config),
         "environment": _environment(run),
         "hashes": _hashes(known),
@@ -259,6 +278,8 @@ def _environment(run: Mapping[str, Any]) -> str:
 
 def _hashes(known: Mapping[str, Any]) -> list[str]:
     outcome, metrics = known.get("outcome") or {}, (known.get("metrics") or {}).get("metrics") or {}
+    if known.get("unmeasured"):
+        metrics = {}  # hashes of the evaluation of another checkpoint
     protocol = metrics.get("protocol") or {}
     weights = (protocol.get("settings") or {}).get("weights_sha256")
     seed = (known.get("run") or {}).get("seed")

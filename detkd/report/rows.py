@@ -10,12 +10,10 @@ import numpy as np
 
 from detkd.evaluation.metrics import CLASS_NAMES, METRIC_NAMES
 from detkd.evaluation.side import Side, Slice
+from detkd.statistics.columns import SLICE_METRICS
 from detkd.statistics.records import Contrast, Estimate, Study
 
 __all__ = ["SLICE_METRICS", "Row", "make_rows", "row_dict"]
-
-SLICE_METRICS = ("AP", "AP50")
-"""The numbers there are for each slice."""
 
 _NOTHING = Estimate(None, None, None)
 

@@ -10,6 +10,7 @@ import numpy as np
 from detkd.evaluation.matching import Matches
 from detkd.evaluation.metrics import CLASS_NAMES, METRIC_NAMES
 from detkd.evaluation.side import Slice
+from detkd.statistics.draws import Units
 
 __all__ = ["SLICE_METRICS", "Column", "columns_of"]
 
@@ -27,6 +28,7 @@ class Column:
         label: Index of the class, None for all classes.
         slice: Index of the slice, None for the whole set.
         objects: Labelled objects it rests on.
+        units: Images (or groups) it rests on: those of the slice or of the whole set.
     """
 
     key: str
@@ -34,24 +36,27 @@ class Column:
     label: int | None
     slice: int | None
     objects: int
+    units: int
 
 
-def columns_of(matches: Matches, slices: Sequence[Slice] = ()) -> tuple[Column, ...]:
+def columns_of(matches: Matches, units: Units, slices: Sequence[Slice] = ()) -> tuple[Column, ...]:
     """Return the numbers of a study.
 
     Args:
         matches: Any run's, for the classes and the objects.
+        units: What is drawn as a whole.
         slices: Parts of the set.
     """
     areas = {name: int(inside.sum()) for (name, _, _), inside in _areas(matches)}
     total = len(matches.object_row)
-    columns = [Column(m, m, None, None, areas.get(m.partition("_")[2], total)) for m in METRIC_NAMES]
+    columns = [Column(m, m, None, None, areas.get(m.partition("_")[2], total), units.count) for m in METRIC_NAMES]
     per_class = np.bincount(matches.object_label, minlength=len(matches.names)).tolist()
     for k, name in enumerate(matches.names):
-        columns += [Column(f"{m}/{name}", m, k, None, per_class[k]) for m in CLASS_NAMES]
+        columns += [Column(f"{m}/{name}", m, k, None, per_class[k], units.count) for m in CLASS_NAMES]
     for index, part in enumerate(slices):
         objects = int(part.mask[matches.object_image].sum())
-        columns += [Column(f"{m}@{part.key}", m, None, index, objects) for m in SLICE_METRICS]
+        inside = len(np.unique(units.of_image[part.mask]))
+        columns += [Column(f"{m}@{part.key}", m, None, index, objects, inside) for m in SLICE_METRICS]
     return tuple(columns)
 
 

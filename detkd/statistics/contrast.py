@@ -52,7 +52,7 @@ def contrasts_of(
         after: Side that is judged.
         teacher: Side whose lead is to be closed, if there is one besides the two.
         p: From the permutation test, empty without one.
-        plan: Level and margin.
+        plan: Level, margin, and what was drawn.
     """
     draws = after.draws - before.draws
     delta = after.points - before.points
@@ -63,9 +63,8 @@ def contrasts_of(
     for c, column in enumerate(columns):
         low, high, sd = number(found.low[c]), number(found.high[c]), number(found.sd[c])
         p_adjusted = number(adjusted[c])
-        verdict, reason = judge(
-            column, low, high, valid=found.valid[c], p_adjusted=p_adjusted, tests=tests, level=plan.level
-        )
+        deciding = number(raw[c]) if column.label is None else p_adjusted
+        verdict, reason = judge(column, low, high, valid=found.valid[c], p=deciding, tests=tests, plan=plan)
         not_inferior = None
         if plan.margin is not None and low is not None and verdict != "not judged":
             not_inferior = low > -plan.margin

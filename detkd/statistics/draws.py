@@ -14,7 +14,7 @@ import numpy as np
 
 from detkd.errors import ConfigError
 
-__all__ = ["Units", "bootstrap_weights", "paired_runs", "run_shares", "swaps", "units_of"]
+__all__ = ["Units", "bootstrap_weights", "paired_runs", "run_shares", "smallest_p", "swaps", "units_of"]
 
 _IMAGES, _SWAPS, _RUNS = 0, 1, 2
 _FEW_GROUPS = 10
@@ -61,15 +61,16 @@ def units_of(images: Sequence[Mapping[str, Any]], group_by: str | None = None) -
     if not known:
         fields = sorted({str(key) for record in images for key in record})
         raise ConfigError(
-            f"group_by: no image record has the field {group_by!r}; choose one of {', '.join(fields)}, or add the field"
+            f"report.group_by: no image record has the field {group_by!r}; choose one of {', '.join(fields)}, "
+            "or add the field"
         )
     without = np.flatnonzero(of_image < 0)
     of_image[without] = len(known) + np.arange(len(without))
     count = len(known) + len(without)
     if count == 1:
         raise ConfigError(
-            f"group_by: all images have {group_by}={next(iter(known))}, and one group can't be resampled; "
-            "choose a field with several values or leave out group_by"
+            f"report.group_by: all images have {group_by}={next(iter(known))}, and one group can't be resampled; "
+            "choose a field with several values or leave out report.group_by"
         )
     notes = []
     if len(without):
@@ -111,6 +112,11 @@ def swaps(units: Units, permutations: int, seed: int, *, batch: int = 0) -> np.n
     for row in table:
         row[:] = rng.integers(0, 2, units.count, dtype=np.uint8)[units.of_image]
     return table
+
+
+def smallest_p(units: int) -> float:
+    """Return the smallest p a two-sided paired permutation test can give: of 2^U ways to swap two are as extreme."""
+    return float(2.0 ** (1 - units))
 
 
 def paired_runs(one: Sequence[int | None], other: Sequence[int | None]) -> bool:

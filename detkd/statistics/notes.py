@@ -7,7 +7,7 @@ from typing import Any
 
 from detkd.statistics.draws import Units
 from detkd.statistics.records import Resolved
-from detkd.statistics.verdict import FEW_RUNS
+from detkd.statistics.verdict import FEW_RUNS, min_units
 
 __all__ = ["notes_of"]
 
@@ -32,20 +32,31 @@ def notes_of(
     what = "groups" if plan.group_by else "images"
     if units.count < 2:
         notes.append("There are no intervals and no p values: nothing can be drawn from a single image.")
+    elif units.count < min_units(plan.level):
+        notes.append(f"With {units.count} {what} no difference is judged: a verdict needs {min_units(plan.level)}.")
     elif units.count < _SMALL:
         notes.append(
             f"With {units.count} {what} the intervals are a little short: in simulations with 200 images, 95 % "
             "intervals held the true difference in 92 to 94 % of the sets."
         )
+    if units.count > 1 and len(images) < _SMALL:
+        notes.append(
+            f"With {len(images)} images the intervals of single values lie somewhat high, since AP comes out higher on "
+            "resampled sets, most where classes have few objects: in simulations with 60 images by 0.3 to 0.6 AP and "
+            "0.3 to 1.7 AP50. Intervals of differences suffer much less, as most of the shift is common to both sides: "
+            "not at all between equal detectors, 0.2 AP and 0.6 AP50 towards 0 between detectors 24 AP apart."
+        )
     if plan.resamples < _ROUGH:
-        notes.append(f"From {plan.resamples} resamples the ends of intervals are rough; 1,000 or more are usual.")
+        notes.append(
+            f"From {plan.resamples} resamples the ends of intervals are rough; use report.resamples=1000 or more."
+        )
     if not plan.permutations:
-        notes.append("There are no p values (permutations=0): verdicts on classes rest on their intervals alone.")
+        notes.append("There are no p values (report.permutations=0): verdicts rest on intervals alone.")
     hint = None if plan.group_by else _kinship(images)
     if hint is not None:
         notes.append(
             f"Image records have the field {hint!r} and images were drawn one by one; if images that share a value "
-            f"are near copies, the intervals are too short; group_by={hint} draws them together."
+            f"are near copies, the intervals are too short; report.group_by={hint} draws them together."
         )
     few = [f"{name} ({count})" for name, count in runs.items() if count in FEW_RUNS]
     if few:

@@ -7,7 +7,8 @@ of the possible ones, hence p = (1 + count) / (1 + n) (Phipson and Smyth, arXiv 
 
 With K classes the smallest p of n permutations may be too large to survive the correction: at n = 1,000 and one class
 of 80, 80 / 1,001 is above 0.05. Classes that no permutation has reached get more of them. This stays valid: p can only
-be low if all permutations together are counted.
+be low if all permutations together are counted. With few units chance could bring p below the smallest value that all
+arrangements together give, 2 / 2^U; it is then that value.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from detkd.evaluation.matching import Matches
 from detkd.evaluation.metrics import CLASS_NAMES
 from detkd.evaluation.weighted import WeightedScorer, overall
-from detkd.statistics.draws import Units, swaps
+from detkd.statistics.draws import Units, smallest_p, swaps
 from detkd.statistics.resample import Tick, batches
 from detkd.statistics.subset import restrict_classes
 
@@ -58,7 +59,9 @@ def permutation_test(
         tick: Called with the permutations done in the first round.
     """
     counts, exists = count_extremes(before, after, swaps(units, permutations, seed), tick)
-    p = {metric: np.where(exists[metric], (1 + counts[metric]) / (1 + permutations), np.nan) for metric in CLASS_NAMES}
+    floor = smallest_p(units.count)
+    found = {metric: np.maximum((1 + counts[metric]) / (1 + permutations), floor) for metric in CLASS_NAMES}
+    p = {metric: np.where(exists[metric], found[metric], np.nan) for metric in CLASS_NAMES}
     unreached = {metric: (counts[metric][1:] == 0) & exists[metric][1:] & tested for metric in CLASS_NAMES}
     further = {m: further_permutations(permutations, int(tested.sum()), int(unreached[m].sum()), alpha) for m in p}
     extra = max(further.values())
@@ -68,12 +71,12 @@ def permutation_test(
     more = {metric: np.zeros(len(again), dtype=np.int64) for metric in CLASS_NAMES}
     first, second = ([restrict_classes(matches, again.tolist()) for matches in side] for side in (before, after))
     for number, rows in enumerate(batches(extra, _ROUND), start=1):
-        found, _ = count_extremes(first, second, swaps(units, rows.stop - rows.start, seed, batch=number))
+        reached, _ = count_extremes(first, second, swaps(units, rows.stop - rows.start, seed, batch=number))
         for metric in CLASS_NAMES:
-            more[metric] += found[metric][1:]
+            more[metric] += reached[metric][1:]
     for metric in CLASS_NAMES:
         mine = unreached[metric][again]
-        p[metric][1 + again[mine]] = (1 + more[metric][mine]) / (1 + permutations + extra)
+        p[metric][1 + again[mine]] = np.maximum((1 + more[metric][mine]) / (1 + permutations + extra), floor)
     return p
 
 

@@ -44,7 +44,8 @@ class Resolved:
         margin: Non-inferiority margin in points, or None.
         images: Images of the set.
         units: What was drawn: groups, or single images.
-        p_floor: The smallest p that so many permutations can give, 1 / (1 + permutations); None without any.
+        p_floor: The smallest p of an overall number, the larger of 1 / (1 + permutations) and 2 / 2^units; None without
+            permutations.
     """
 
     resamples: int

@@ -11,7 +11,7 @@ from detkd.evaluation.metrics import CLASS_NAMES
 from detkd.evaluation.side import Run, Side, Slice
 from detkd.statistics.columns import Column, columns_of
 from detkd.statistics.contrast import Numbers, contrasts_of, number
-from detkd.statistics.draws import Units, bootstrap_weights, paired_runs, run_shares, units_of
+from detkd.statistics.draws import Units, bootstrap_weights, paired_runs, run_shares, smallest_p, units_of
 from detkd.statistics.intervals import MIN_VALID, spread
 from detkd.statistics.notes import notes_of
 from detkd.statistics.permutation import PValues, permutation_test
@@ -59,7 +59,7 @@ def study(
     truth = sides[0].runs[0].truth
     units = units_of(truth.images, settings.group_by)
     plan = resolve(settings, units)
-    columns = columns_of(sides[0].runs[0].matches, slices)
+    columns = columns_of(sides[0].runs[0].matches, units, slices)
 
     runs = {side.name: _ordered(side.runs) for side in sides}
     weights = np.ones((1 + plan.resamples, len(truth.images)), dtype=np.uint8)  # the first row is the set as it is
@@ -102,15 +102,19 @@ def resolve(settings: Settings, units: Units) -> Resolved:
         resamples = 2000 if images < _MANY_IMAGES else 1000
     permutations = 1000 if settings.permutations is None else settings.permutations
     if resamples < _MIN_RESAMPLES:
-        raise ConfigError(f"resamples: must be at least {_MIN_RESAMPLES}, got {resamples}; 1000 or more are usual")
+        raise ConfigError(
+            f"report.resamples: must be at least {_MIN_RESAMPLES}, got {resamples}; 1000 or more are usual"
+        )
     if permutations < 0:
-        raise ConfigError(f"permutations: must not be negative, got {permutations}; 0 leaves the test out")
+        raise ConfigError(f"report.permutations: must not be negative, got {permutations}; 0 leaves the test out")
     if settings.seed < 0:
-        raise ConfigError(f"seed: must not be negative, got {settings.seed}; choose 0 or any whole number above")
+        raise ConfigError(f"report.seed: must not be negative, got {settings.seed}; choose 0 or any whole number above")
     if not 0.5 < settings.level < 1:
-        raise ConfigError(f"level: must be between 0.5 and 1, got {settings.level}; 0.95 is usual")
+        raise ConfigError(f"report.level: must be between 0.5 and 1, got {settings.level}; 0.95 is usual")
     if settings.margin is not None and not settings.margin > 0:
-        raise ConfigError(f"margin: must be above 0 points, got {settings.margin}; give the loss that would not matter")
+        raise ConfigError(
+            f"report.margin: must be above 0 points, got {settings.margin}; give the loss that would not matter"
+        )
     return Resolved(
         resamples=resamples,
         permutations=permutations,
@@ -120,7 +124,7 @@ def resolve(settings: Settings, units: Units) -> Resolved:
         margin=settings.margin,
         images=images,
         units=units.count,
-        p_floor=1 / (1 + permutations) if permutations else None,
+        p_floor=max(1 / (1 + permutations), smallest_p(units.count)) if permutations else None,
     )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 from detkd.statistics.columns import Column
-from detkd.statistics.draws import paired_runs
+from detkd.statistics.draws import paired_runs, smallest_p
 from detkd.statistics.intervals import MIN_VALID, VISIBLE_SDS
 from detkd.statistics.records import Contrast, Resolved, Study, Verdict
 
-__all__ = ["MIN_OBJECTS", "judge", "rule_text", "seeds_text", "verdict_dict"]
+__all__ = ["MIN_OBJECTS", "judge", "min_units", "rule_text", "seeds_text", "verdict_dict"]
 
 MIN_OBJECTS = 10
 """A number that rests on fewer objects gets no verdict."""
@@ -26,9 +27,9 @@ def judge(
     high: float | None,
     *,
     valid: float,
-    p_adjusted: float | None,
+    p: float | None,
     tests: int,
-    level: float,
+    plan: Resolved,
 ) -> tuple[Verdict, str]:
     """Return the verdict on a difference and why.
 
@@ -37,41 +38,84 @@ def judge(
         low: Lower end of the interval of the difference in points, None without one.
         high: Upper end.
         valid: Share of the draws that have the number.
-        p_adjusted: For a class the corrected p; None where no permutations were made, and for all else.
+        p: Of the permutation test, for a class the corrected one; None where there is none.
         tests: Classes corrected for one another.
-        level: Of the interval.
+        plan: Level, and what was drawn.
     """
+    nothing = _unjudged(column, valid, p, plan)
+    if nothing is not None:
+        return "not judged", nothing
+    if low is None or high is None:
+        return "not judged", "there is no interval"
+    alpha = _alpha(plan.level)
+    interval = f"the {100 * plan.level:.4g} % interval"
+    compared = "the permutation p" if column.label is None else f"p corrected for {tests} classes"
+    if low <= 0 <= high:
+        reason = f"{interval} holds 0"
+        if p is not None:
+            reason += f", and {compared} is {_p(p)}" if p >= alpha else f", although {compared} is {_p(p)}"
+        return "no visible difference", reason
+    reason = f"{interval} is {'above' if low > 0 else 'below'} 0"
+    if p is not None and p >= alpha:
+        return "no visible difference", f"{reason}, but {compared} is {_p(p)}, not below {alpha:g}"
+    if p is not None:
+        reason += f", and {compared} is {_p(p)}"
+    return "improved" if low > 0 else "regressed", reason
+
+
+def _unjudged(column: Column, valid: float, p: float | None, plan: Resolved) -> str | None:
+    """Return why there is no verdict, None where there is one."""
     if column.objects < MIN_OBJECTS:
         objects = "object" if column.objects == 1 else "objects"
-        return "not judged", f"it rests on {column.objects} {objects}; a verdict needs {MIN_OBJECTS} or more"
+        return f"it rests on {column.objects} {objects}; a verdict needs {MIN_OBJECTS} or more"
+    least = min_units(plan.level)
+    if column.units < least:
+        return f"it rests on {_units(column.units, plan)}, too few to tell; a verdict needs {least} or more"
     if valid < MIN_VALID:
-        return "not judged", f"its objects stand in so few images that {100 * (1 - valid):.0f} % of the draws have none"
-    if low is None or high is None:
-        return "not judged", "there is no interval: nothing can be drawn from a single image"
-    interval = f"the {100 * level:.4g} % interval"
-    if low <= 0 <= high:
-        return "no visible difference", f"{interval} holds 0"
-    word: Verdict = "improved" if low > 0 else "regressed"
-    side = "above" if low > 0 else "below"
-    if column.label is not None and p_adjusted is not None:
-        compared = f"p corrected for {tests} classes is {_p(p_adjusted)}"
-        if p_adjusted >= round(1 - level, 9):  # 1 - 0.95 is a little more than 0.05
-            return "no visible difference", f"{interval} is {side} 0, but {compared}"
-        return word, f"{interval} is {side} 0, and {compared}"
-    return word, f"{interval} is {side} 0"
+        return f"its objects stand in so few {_what(plan)} that {100 * (1 - valid):.0f} % of the draws have none"
+    alpha = _alpha(plan.level)
+    if p is not None and column.label is None and 1 / (1 + plan.permutations) >= alpha:
+        return f"{plan.permutations} permutations can't give a p below {alpha:g}; raise report.permutations"
+    return None
+
+
+def min_units(level: float) -> int:
+    """Return how many images (or groups) a verdict needs: with fewer, no permutation test can give p < 1 - level."""
+    return next(units for units in itertools.count(1) if smallest_p(units) < _alpha(level))
+
+
+def _alpha(level: float) -> float:
+    return round(1 - level, 9)  # 1 - 0.95 is a little more than 0.05
+
+
+def _what(plan: Resolved) -> str:
+    return f"groups of {plan.group_by}" if plan.group_by else "images"
+
+
+def _units(count: int, plan: Resolved) -> str:
+    if count != 1:
+        return f"{count:,} {_what(plan)}"
+    return f"1 group of {plan.group_by}" if plan.group_by else "1 image"
 
 
 def rule_text(settings: Resolved) -> str:
     """Return the rule behind the words, for people."""
     percent = f"{100 * settings.level:.4g} %"
-    units = f"groups of {settings.group_by}" if settings.group_by else "images"
+    also = f" and p < {_alpha(settings.level):g}" if settings.permutations else ""
+    p = (
+        f" p is that of a paired permutation test with {settings.permutations:,} permutations; AP, AP50, AP75, AR100 "
+        "and classes have one, for a class after Benjamini-Hochberg over the classes; for sizes and slices the "
+        "interval alone decides."
+        if settings.permutations
+        else ""
+    )
     return (
-        f"Improved: the {percent} interval of the difference is above 0; regressed: it is below 0; otherwise no "
-        f"difference that this set can show. The interval is that of a paired bootstrap with {settings.resamples:,} "
-        f"draws of {settings.units:,} {units}. A class must also pass p < {1 - settings.level:.2g} of a paired "
-        "permutation test after Benjamini-Hochberg over the classes. Smallest visible difference: "
-        f"{VISIBLE_SDS} standard deviations, found with 80 % power. Not judged: fewer than {MIN_OBJECTS} objects, or "
-        f"missing from more than {100 * (1 - MIN_VALID):.0f} % of the draws."
+        f"Improved: the {percent} interval of the difference is above 0{also}; regressed: it is below 0{also}; "
+        "otherwise no difference that this set can show. The interval is that of a paired bootstrap with "
+        f"{settings.resamples:,} draws of {settings.units:,} {_what(settings)}.{p} Smallest visible difference: "
+        f"{VISIBLE_SDS} standard deviations, found with 80 % power. Not judged: fewer than {MIN_OBJECTS} objects, "
+        f"fewer than {min_units(settings.level)} {_what(settings)}, or missing from more than "
+        f"{100 * (1 - MIN_VALID):.0f} % of the draws."
     )
 
 
@@ -130,16 +174,19 @@ def verdict_dict(contrast: Contrast, before_name: str, after_name: str, study: S
 
 def _sentence(contrast: Contrast, before: str, after: str, settings: Resolved) -> str:
     what = contrast.key.replace("/", " of ", 1).replace("@", " at ", 1)
-    if contrast.verdict == "not judged" or contrast.delta is None or contrast.low is None or contrast.high is None:
+    where = f"on these {settings.images:,} images"
+    if settings.group_by:
+        where += f" in {settings.units:,} groups of {settings.group_by}"
+    if contrast.delta is None:
         return f"{after} against {before}: {what} is not judged, {contrast.reason}."
+    if contrast.verdict == "not judged" or contrast.low is None or contrast.high is None:
+        measured = f"measured {contrast.delta:+.{_digits(contrast.delta)}f} {what}"
+        return f"{after} against {before}: {measured} {where}, not judged: {contrast.reason}."
     digits = _digits(contrast.delta, contrast.low, contrast.high)
     interval = f"{100 * settings.level:.4g} % interval {contrast.low:+.{digits}f} to {contrast.high:+.{digits}f}"
     p = "" if contrast.p is None else f", permutation p {_p(contrast.p)}"
     if contrast.p_adjusted is not None:
         p += f" ({_p(contrast.p_adjusted)} after correction for the number of classes)"
-    where = f"on these {settings.images:,} images"
-    if settings.group_by:
-        where += f" in {settings.units:,} groups of {settings.group_by}"
     if contrast.verdict != "no visible difference":
         improved = contrast.verdict == "improved"
         by = (
@@ -150,10 +197,13 @@ def _sentence(contrast: Contrast, before: str, after: str, settings: Resolved) -
         return f"{after} is {by} {what} ({interval}{p}) {where}."
     if contrast.sd == 0 and contrast.delta == 0:
         return f"{after} and {before}: {what} is the same in every draw {where}."
+    measured = f"measured {contrast.delta:+.{digits}f} {what} ({interval}{p}) {where}"
+    if not contrast.low <= 0 <= contrast.high:  # the smallest visible difference may be below what was measured
+        return f"{after} and {before}: no difference that this set can show; {measured}: {contrast.reason}."
     visible = contrast.smallest_visible or 0.0
     return (
         f"{after} and {before}: no difference that this set can show (smallest visible: {visible:.{digits}f} {what}); "
-        f"measured {contrast.delta:+.{digits}f} {what} ({interval}{p}) {where}."
+        f"{measured}."
     )
 
 

@@ -125,7 +125,7 @@ def report_settings(options: Mapping[str, Any]) -> Settings:
         ConfigError: Naming the key that can't be used.
     """
     values = {one.name: options[one.name] for one in fields(Settings) if options.get(one.name) is not None}
-    for key, least in (("resamples", 100), ("permutations", 100), ("seed", 0)):
+    for key, least in (("resamples", 100), ("permutations", 0), ("seed", 0)):
         if key in values:
             values[key] = _whole(options, key, least)
     for key, low, high, usual in (("level", 0.5, 1.0, 0.95), ("margin", 0.0, math.inf, 0.5)):

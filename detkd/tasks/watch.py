@@ -39,7 +39,7 @@ def watch(
     refresh = float(config["refresh"])
     if not 0.1 <= refresh <= 3600:
         raise ConfigError(f"refresh: must be 0.1 to 3600 seconds, got {config['refresh']}; e.g. refresh=2")
-    folder = find_run(config.get("run"))
+    folder = find_run(config.get("run"), now=clock())
     console.print(Text(str(folder), style="bold"))
     if config.get("once") or not console.is_terminal:
         console.print(view(read_parts(folder, clock()), console.width))

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,8 @@ OVER = frozenset({"finished", "failed", "interrupted", "killed"})
 """States that nothing follows by itself."""
 
 _VERBS = ("train", "distill", "demo")
+_IDLE = OVER | {"silent", "waiting"}
+_PROCESS = ("pid", "process_started", "host")
 _SILENT = 120.0  # seconds without a sign of life, where the process itself can't be looked at
 _STARTING = 900.0  # seconds a run may take to load its data and weights
 
@@ -34,9 +37,9 @@ class Part:
         folder: Its folder.
         verb: "train", "distill" or "demo".
         status: "waiting" (for the control), "starting", "training", "validation", "evaluating", "silent" (no sign of
-            life, on another machine) or one of `OVER`.
+            life, of a process that can't be looked at) or one of `OVER`.
         record: Content of run.json.
-        live: Content of live.json, empty before the first step.
+        live: Content of live.json, empty before the first step, also before the first one after it was resumed.
         history: Lines of live.jsonl.
         now: When it was looked at, seconds since the epoch.
     """
@@ -51,12 +54,13 @@ class Part:
     now: float = 0.0
 
 
-def find_run(value: object, runs: Path = Path("runs")) -> Path:
+def find_run(value: object, runs: Path = Path("runs"), *, now: float | None = None) -> Path:
     """Return the run folder to watch.
 
     Args:
-        value: The config key `run`; None takes the newest training under `runs`, one that is not finished first.
+        value: The config key `run`; None takes the newest training under `runs`, one that goes on first.
         runs: Where run folders are.
+        now: Seconds since the epoch; None asks the clock.
 
     Raises:
         ConfigError: If there is none, or it holds no training.
@@ -66,7 +70,8 @@ def find_run(value: object, runs: Path = Path("runs")) -> Path:
         trainings = [(record, folder) for record, folder in found if record.get("verb") in _VERBS]
         if not trainings:
             raise ConfigError(f"run: no training under {runs.absolute()}; name a run folder, e.g. detkd watch runs/x")
-        return max(trainings, key=lambda pair: (pair[0].get("status") != "done", _seconds(pair[0], "started")))[1]
+        moment = time.time() if now is None else now
+        return max(trainings, key=lambda pair: _rank(pair[0], pair[1], moment))[1]
     folder = Path(str(value)).expanduser()
     folder = folder.parent if folder.is_file() else folder
     record = _record(folder / "run.json")
@@ -79,6 +84,16 @@ def find_run(value: object, runs: Path = Path("runs")) -> Path:
     return folder
 
 
+def _rank(record: Mapping[str, Any], folder: Path, now: float) -> tuple[bool, float]:
+    """Return whether a run goes on, and when it began; of one that does not, when it gave its last sign of life."""
+    if record.get("status") == "done":
+        return False, max(_begun(record), _seconds(record, "finished"))
+    parts = read_parts(folder, now)
+    if any(part.status not in _IDLE for part in parts):
+        return True, _begun(record)
+    return False, max(_begun(record), *map(_last_sign, parts))
+
+
 def read_parts(folder: Path, now: float) -> list[Part]:
     """Return the trainings of a run in their order: the control where there is one, then the student."""
     record = _record(folder / "run.json") or {}
@@ -87,22 +102,49 @@ def read_parts(folder: Path, now: float) -> list[Part]:
     parts = []
     if (control / "run.json").is_file():
         parts.append(_part("control", control, verb, now))
-    pending = bool(parts) and parts[0].status not in OVER
+    pending = any(part.status != "finished" for part in parts)
+    since = max(map(_last_sign, parts), default=0.0)
     name = folder.resolve().name if verb == "train" else "distilled"
-    return [*parts, _part(name, folder, verb, now, waits=pending)]
+    return [*parts, _part(name, folder, verb, now, waits=pending, since=since)]
 
 
-def _part(name: str, folder: Path, verb: str, now: float, *, waits: bool = False) -> Part:
+def _part(name: str, folder: Path, verb: str, now: float, *, waits: bool = False, since: float = 0.0) -> Part:
     record = _record(folder / "run.json") or {}
-    live = _record(folder / "live.json") or {}
-    if float(live.get("started") or 0.0) < _seconds(record, "started") - 1.0:
-        live = {}  # an earlier run left it in the same folder
-    state = status(record, live, now, process_lives(live), waits=waits)
+    owner = _owner(folder, record)
+    live = _current(folder, record, owner)
+    state = status(record, live, now, process_lives(live or owner), waits=waits, since=max(since, _begun(owner)))
     return Part(name, folder, verb, state, record, live, tuple(_lines(folder / "live.jsonl")) if live else (), now)
 
 
+def _owner(folder: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the run.json that names the process: a resumed distillation notes itself in its own, not its control's."""
+    place = folder.resolve()
+    above = _record(place.parent / "run.json") if place.name == "control" else None
+    return record if above is None else max(record, above, key=_begun)
+
+
+def _current(folder: Path, record: Mapping[str, Any], owner: Mapping[str, Any]) -> dict[str, Any]:
+    """Return live.json, empty where an earlier process left it."""
+    live = _record(folder / "live.json") or {}
+    if float(live.get("started") or 0.0) < _seconds(record, "started") - 1.0:
+        return {}
+    if float(live.get("updated") or 0.0) >= _seconds(owner, "resumed"):
+        return live
+    if live.get("pid") != owner.get("pid") and process_lives(live):
+        return live  # resuming it was refused, or a mistake
+    if live.get("phase") == "trained" and (folder / "outcome.json").is_file():
+        return {**live, **{key: owner.get(key) for key in _PROCESS}}  # only the evaluation is done again
+    return {}
+
+
 def status(
-    record: Mapping[str, Any], live: Mapping[str, Any], now: float, lives: bool | None, *, waits: bool = False
+    record: Mapping[str, Any],
+    live: Mapping[str, Any],
+    now: float,
+    lives: bool | None,
+    *,
+    waits: bool = False,
+    since: float = 0.0,
 ) -> str:
     """Return what a training is doing; see `Part.status`.
 
@@ -112,26 +154,32 @@ def status(
         now: Seconds since the epoch.
         lives: Whether its process runs; None where that can't be known.
         waits: Whether another training comes first.
+        since: When the run was resumed, or the training before it ended: newer than what its own files say.
     """
     if record.get("status") == "done":
         return "finished"
     if not live:
         if waits:
             return "waiting"
-        return "starting" if now - _seconds(record, "started") < _STARTING else "silent"
+        if lives is not None:
+            return "starting" if lives else "killed"
+        return "starting" if now - max(since, _seconds(record, "started")) < _STARTING else "silent"
     phase = str(live.get("phase"))
     if phase in OVER:
         return phase
     if lives is False:
         return "killed"
-    silence = now - float(live.get("updated") or 0.0)
+    silence = now - max(since, float(live.get("updated") or 0.0))
     if lives is None and silence > max(_SILENT, 30 * float(live.get("step_seconds") or 0.0)):
         return "silent"
     return "evaluating" if phase == "trained" else phase
 
 
 def process_lives(live: Mapping[str, Any]) -> bool | None:
-    """Return whether the process that wrote live.json still runs; None where it ran on another machine."""
+    """Return whether the process that wrote live.json or run.json still runs; None where that can't be known.
+
+    It can't where it runs on another machine, or where the file is of an older version.
+    """
     pid = live.get("pid")
     if not isinstance(pid, int) or live.get("host") != platform.node():
         return None
@@ -174,6 +222,15 @@ def _seconds(record: Mapping[str, Any], key: str) -> float:
         return datetime.fromisoformat(str(record.get(key))).timestamp()
     except ValueError:
         return 0.0
+
+
+def _begun(record: Mapping[str, Any]) -> float:
+    """Return when a run was started or, if that is later, resumed."""
+    return max(_seconds(record, "started"), _seconds(record, "resumed"))
+
+
+def _last_sign(part: Part) -> float:
+    return max(_begun(part.record), _seconds(part.record, "finished"), float(part.live.get("updated") or 0.0))
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

@@ -167,7 +167,7 @@ def _endings(part: Part) -> list[RenderableType]:
         return [Text("  ".join(words), style="bold")] if words else []
     if part.status == "silent":
         since = part.now - float(live["updated"]) if live else None
-        quiet = "nothing but run.json was written" if since is None else f"nothing was written for {duration(since)}"
+        quiet = "it did not come to its first step" if since is None else f"nothing was written for {duration(since)}"
         return [Text(f"{quiet}: it was killed, or its machine is away", style="yellow")]
     lines: list[RenderableType] = []
     if live.get("error"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -19,8 +18,9 @@ import torch
 
 from detkd.errors import DataError
 from detkd.io import write_text
+from detkd.runs import process_record
 
-__all__ = ["HISTORY_FILE", "LIVE_FILE", "History", "Live", "process_start", "resident_mb"]
+__all__ = ["HISTORY_FILE", "LIVE_FILE", "History", "Live", "resident_mb"]
 
 LIVE_FILE = "live.json"
 HISTORY_FILE = "live.jsonl"
@@ -88,7 +88,7 @@ class Live:
     def __init__(self, folder: Path, name: str, *, clock: Callable[[], float] = time.time) -> None:
         self.folder = folder
         self.clock = clock
-        self.state: dict[str, Any] = {"schema": 1, "name": name, "pid": os.getpid(), "host": platform.node()}
+        self.state: dict[str, Any] = {"schema": 1, "name": name, **process_record()}
         self._written = self._sampled = 0.0
         self._sums: dict[str, float] = {}
         self._step = self._counted = 0
@@ -119,7 +119,6 @@ class Live:
         self.history = History(self.folder / HISTORY_FILE, before=done)
         self.state.update(
             phase="training",
-            process_started=process_start(os.getpid()),
             started=now,
             epoch=trainer.start_epoch + 1,
             epochs=trainer.epochs,
@@ -256,12 +255,3 @@ def resident_mb() -> float | None:
     except (OSError, ValueError, IndexError):
         return None
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
-
-
-def process_start(pid: int) -> int | None:
-    """Return when a process started, in ticks since boot, so that a number given anew is not taken for it."""
-    try:
-        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return int(line.rpartition(")")[2].split()[19])

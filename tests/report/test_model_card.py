@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -34,7 +35,7 @@ COST = {"params": 1_234_567, "gflops": 1.5, "size_mb": 3.0, "latency_ms": 5.2, "
 def metrics() -> dict[str, Any]:
     gt = make_gt(0, absent=True)
     found = make_detections(gt, 0)
-    settings = {"imgsz": 192, "conf": 0.001, "weights_sha256": "ab" * 32}
+    settings = {"imgsz": 192, "conf": 0.001, "weights_sha256": hashlib.sha256(b"").hexdigest()}
     return evaluate_detections(gt, found, settings=settings).to_dict()
 
 
@@ -153,6 +154,58 @@ def test_card_of_a_distilled_student(run_folder: Path, metrics: dict[str, Any]) 
     assert settings["distill"]["terms"]["cls"]["weight"] == 1.0
     assert settings["teacher"] == {"path": ".../big_teacher.pt"}
     assert not {"out", "trust", "pictures"} & settings.keys()
+
+
+def export_config(weights: Path) -> dict[str, Any]:
+    return {"model": {"path": str(weights)}, "format": "onnx"}
+
+
+def test_card_of_a_checkpoint_that_was_not_evaluated(run_folder: Path, metrics: dict[str, Any]) -> None:
+    best = run_folder / "weights" / "best.pt"
+    best.write_bytes(b"other weights")
+    said = "This checkpoint, best.pt, was not evaluated: the numbers of its run are those of another one."
+    card = card_for(run_folder, EXPORT, export_config(best))
+    check_markdown(card)
+    assert said in card
+    assert "Not known: no evaluation of these weights was at hand." in card
+    assert "which learned from labels and from the teacher big\\_teacher.pt" in card
+    assert "| parameters | 1,234,567 |" in card
+    for text in (
+        "better than control",
+        "COCO AP x 100",
+        "AP 22.00",
+        "One seed each",
+        "Cost of the original",
+        "SHA-256",
+    ):
+        assert text not in card, text
+    assert not any(block[0].startswith(("| number", "| class |", "| detector")) for block in tables(card))
+    assert f"{metrics['AP']:.2f}" not in card
+
+    for same in (run_folder, run_folder / "weights" / "last.pt"):
+        card = card_for(run_folder, EXPORT, export_config(same))
+        assert "was not evaluated" not in card
+        assert "better than control" in card
+    best.write_bytes(b"")  # the best epoch was the last
+    assert "better than control" in card_for(run_folder, EXPORT, export_config(best))
+
+
+def test_card_of_a_checkpoint_of_an_older_run(run_folder: Path, metrics: dict[str, Any]) -> None:
+    protocol = {**metrics["protocol"], "settings": {"imgsz": 192}}
+    record = {
+        "metrics": {**metrics, "protocol": protocol},
+        "cost": COST,
+        "weights": "C:\\runs\\last.pt",
+        "split": "test",
+    }
+    (run_folder / "metrics.json").write_text(json.dumps(record))
+    for name in ("best.pt", "last.pt"):
+        (run_folder / "weights" / name).write_bytes(b"any")
+        card = card_for(run_folder, EXPORT, export_config(run_folder / "weights" / name))
+        assert ("was not evaluated" in card) == (name == "best.pt")
+        assert ("better than control" in card) == (name == "last.pt")
+    (run_folder / "metrics.json").write_text(json.dumps({**record, "weights": None}))
+    assert "was not evaluated" not in card_for(run_folder, EXPORT, export_config(run_folder / "weights" / "best.pt"))
 
 
 def test_card_without_comparison_shows_plain_numbers(run_folder: Path, metrics: dict[str, Any]) -> None:

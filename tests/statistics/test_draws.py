@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detkd.errors import ConfigError
-from detkd.statistics.draws import bootstrap_weights, paired_runs, run_shares, swaps, units_of
+from detkd.statistics.draws import bootstrap_weights, paired_runs, run_shares, smallest_p, swaps, units_of
 
 VIDEOS = [{"id": n, "video": "abbccc"[n]} for n in range(6)]
 
@@ -55,10 +55,17 @@ def test_few_groups_are_said_to_be_unreliable() -> None:
 
 
 def test_a_field_that_cannot_be_used() -> None:
-    with pytest.raises(ConfigError, match="group_by: no image record has the field 'scene'; choose one of id, video"):
+    with pytest.raises(
+        ConfigError, match=r"^report\.group_by: no image record has the field 'scene'; choose one of id, video"
+    ):
         units_of(VIDEOS, "scene")
-    with pytest.raises(ConfigError, match="group_by: all images have video=a"):
+    with pytest.raises(ConfigError, match=r"^report\.group_by: all images have video=a"):
         units_of([{"video": "a"}] * 4, "video")
+
+
+def test_smallest_p() -> None:
+    assert [smallest_p(units) for units in (1, 2, 5, 6)] == [1, 0.5, 0.0625, 0.03125]
+    assert smallest_p(100_000) == 0
 
 
 def test_runs_belong_together_by_seed() -> None:

@@ -70,6 +70,15 @@ def test_images_of_a_group_change_sides_together() -> None:
     assert p["AP"][0] == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_no_p_is_below_what_all_arrangements_give(seed: int) -> None:
+    """Of the 32 ways to swap 5 images, 2 give the observed difference; chance alone must not bring p below 2/32."""
+    before, after = make_pair(np.random.default_rng(0), 5, ONE_CLASS, skills=(-2.0, 3.0))
+    p = permutation_test([before], [after], units_of([{}] * 5), 60, seed, tested=ALL[:1])["AP"]
+    assert (p >= 2 / 32).all()
+    assert p[0] == pytest.approx(2 / 32, abs=0.08)
+
+
 def test_several_runs_are_averaged() -> None:
     units = units_of([{}] * 50)
     one, two, three, four = make_pair(np.random.default_rng(8), 50, skills=(0.0, 0.1, 0.3, 0.4))

@@ -210,7 +210,7 @@ def test_groups_make_intervals_longer_when_frames_are_copies() -> None:
     ratio = grouped.contrasts["0.12", "0.04"]["AP"].sd / alone.contrasts["0.12", "0.04"]["AP"].sd
     assert ratio == pytest.approx(math.sqrt(4), rel=0.25)
     assert grouped.settings.units == 24
-    assert any("group_by=video" in note for note in alone.notes)
+    assert any("report.group_by=video" in note for note in alone.notes)
     assert not any("group_by=video" in note for note in grouped.notes)
 
 
@@ -280,6 +280,32 @@ def test_a_single_image_has_no_interval() -> None:
     assert any("single image" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("permutations", [0, 40])
+def test_few_groups_get_no_verdict_on_any_number(permutations: int) -> None:
+    """However clear the difference is; its value and interval stay."""
+    gt = make_set()
+    for n, record in enumerate(gt["images"]):
+        record["camera"] = n % 5
+    truth = load_truth(gt)
+    sides = [side_of(str(noise), run_of(noise, truth=truth, gt=gt)) for noise in (0.12, 0.02)]
+    found = study(sides, [("0.12", "0.02")], settings=replace(FEW, permutations=permutations, group_by="camera"))
+    contrasts = found.contrasts["0.12", "0.02"]
+    assert {one.verdict for one in contrasts.values()} == {"not judged"}
+    assert contrasts["AP"].delta > 0
+    assert contrasts["AP"].low > 0
+    assert "it rests on 5 groups of camera, too few to tell" in contrasts["AP"].reason
+    assert any("With 5 groups no difference is judged: a verdict needs 6" in note for note in found.notes)
+
+
+def test_a_slice_of_few_images_gets_no_verdict(pair: list[Side]) -> None:
+    masks = {n: np.arange(len(TRUTH.images)) < n for n in (5, 20)}
+    slices = [Slice("first", str(n), mask) for n, mask in masks.items()]
+    contrasts = study(pair, [("before", "after")], slices=slices, settings=FEW).contrasts["before", "after"]
+    assert contrasts["AP@first=5"].verdict == "not judged"
+    assert "it rests on 5 images, too few to tell" in contrasts["AP@first=5"].reason
+    assert contrasts["AP@first=20"].verdict == "improved"
+
+
 def test_a_detector_that_finds_nothing(pair: list[Side]) -> None:
     silent = side_of("silent", make_run(TRUTH, []))
     contrast = study([pair[0], silent], [("before", "silent")], settings=FEW).contrasts["before", "silent"]["AP"]
@@ -292,13 +318,16 @@ def test_defaults_and_notes(pair: list[Side]) -> None:
     assert resolve(Settings(), small).resamples == 2000
     assert resolve(Settings(), large).resamples == 1000
     assert resolve(Settings(), small).permutations == 1000
+    assert resolve(Settings(), small).p_floor == 1 / 1001
+    assert resolve(Settings(), units_of([{}] * 5)).p_floor == 2 / 32
     found = study(pair, [], settings=replace(FEW, permutations=0))
     assert found.settings.p_floor is None
     for text in (
         "With 40 images the intervals are a little short",
-        "From 60 resamples",
-        "permutations=0",
-        "group_by=camera",
+        "use report.resamples=1000 or more",
+        "With 40 images the intervals of single values lie somewhat high",
+        "report.permutations=0",
+        "report.group_by=camera",
     ):
         assert any(text in note for note in found.notes), text
 
@@ -306,12 +335,12 @@ def test_defaults_and_notes(pair: list[Side]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"resamples": 5}, "resamples: must be at least 20, got 5"),
-        ({"permutations": -1}, "permutations: must not be negative, got -1"),
-        ({"seed": -1}, "seed: must not be negative"),
-        ({"level": 95}, "level: must be between 0.5 and 1, got 95"),
-        ({"margin": 0}, "margin: must be above 0 points, got 0"),
-        ({"group_by": "night"}, "group_by: no image record has the field 'night'; choose one of camera"),
+        ({"resamples": 5}, "^report.resamples: must be at least 20, got 5"),
+        ({"permutations": -1}, "^report.permutations: must not be negative, got -1"),
+        ({"seed": -1}, "^report.seed: must not be negative"),
+        ({"level": 95}, "^report.level: must be between 0.5 and 1, got 95"),
+        ({"margin": 0}, "^report.margin: must be above 0 points, got 0"),
+        ({"group_by": "night"}, "^report.group_by: no image record has the field 'night'; choose one of camera"),
     ],
 )
 def test_settings_that_cannot_be_used(pair: list[Side], change: dict[str, Any], message: str) -> None:

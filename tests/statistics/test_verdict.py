@@ -10,7 +10,7 @@ from detkd.statistics.columns import Column
 from detkd.statistics.draws import run_shares
 from detkd.statistics.intervals import quantiles
 from detkd.statistics.records import Contrast, Resolved, Study
-from detkd.statistics.verdict import FEW_RUNS, judge, rule_text, seeds_text, verdict_dict
+from detkd.statistics.verdict import FEW_RUNS, judge, min_units, rule_text, seeds_text, verdict_dict
 
 PLAN = Resolved(
     resamples=2000,
@@ -35,8 +35,15 @@ def words(contrast: Contrast, plan: Resolved = PLAN, **seeds: tuple[int | None, 
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "p_adjusted", "label", "objects", "valid", "word", "reason"),
+    ("low", "high", "p", "label", "objects", "valid", "word", "reason"),
     [
+        (0.1, 2.0, 0.049, None, 50, 1.0, "improved", "the 95 % interval is above 0, and the permutation p is 0.049"),
+        (-2.0, -0.1, 0.01, None, 50, 1.0, "regressed", "the 95 % interval is below 0, and the permutation p is 0.010"),
+        (0.6, 9.6, 0.36, None, 50, 1.0, "no visible difference", "above 0, but the permutation p is 0.36, not below 0.05"),
+        (0.1, 2.0, 0.05, None, 50, 1.0, "no visible difference", "above 0, but the permutation p is 0.050, not below"),
+        (-9.6, -0.6, 0.36, None, 50, 1.0, "no visible difference", "below 0, but the permutation p is 0.36, not below"),
+        (-1.0, 1.0, 0.41, None, 50, 1.0, "no visible difference", "holds 0, and the permutation p is 0.41"),
+        (-0.1, 2.0, 0.02, None, 50, 1.0, "no visible difference", "holds 0, although the permutation p is 0.020"),
         (0.1, 2.0, None, None, 50, 1.0, "improved", "the 95 % interval is above 0"),
         (-2.0, -0.1, None, None, 50, 1.0, "regressed", "the 95 % interval is below 0"),
         (-1.0, 1.0, None, None, 50, 1.0, "no visible difference", "the 95 % interval holds 0"),
@@ -44,19 +51,52 @@ def words(contrast: Contrast, plan: Resolved = PLAN, **seeds: tuple[int | None, 
         (0.1, 2.0, 0.049, 1, 50, 1.0, "improved", "and p corrected for 7 classes is 0.049"),
         (0.1, 2.0, 0.05, 1, 50, 1.0, "no visible difference", "above 0, but p corrected for 7 classes is 0.050"),
         (-2.0, -0.1, 0.2, 1, 50, 1.0, "no visible difference", "below 0, but p corrected for 7 classes is 0.20"),
-        (-1.0, 1.0, 0.01, 1, 50, 1.0, "no visible difference", "holds 0"),
+        (-1.0, 1.0, 0.01, 1, 50, 1.0, "no visible difference", "holds 0, although p corrected for 7 classes is 0.010"),
         (0.1, 2.0, None, 1, 50, 1.0, "improved", "the 95 % interval is above 0"),
         (0.1, 2.0, 0.001, 1, 9, 1.0, "not judged", "it rests on 9 objects; a verdict needs 10 or more"),
         (0.1, 2.0, None, None, 1, 1.0, "not judged", "it rests on 1 object;"),
-        (None, None, None, 1, 12, 0.9, "not judged", "10 % of the draws have none"),
+        (None, None, None, 1, 12, 0.9, "not judged", "in so few images that 10 % of the draws have none"),
         (None, None, None, None, 12, 1.0, "not judged", "there is no interval"),
     ],
 )  # fmt: skip
-def test_verdicts(low, high, p_adjusted, label, objects, valid, word, reason) -> None:  # type: ignore[no-untyped-def]
-    column = Column("AP", "AP", label, None, objects)
-    got = judge(column, low, high, valid=valid, p_adjusted=p_adjusted, tests=7, level=0.95)
+def test_verdicts(low, high, p, label, objects, valid, word, reason) -> None:  # type: ignore[no-untyped-def]
+    column = Column("AP", "AP", label, None, objects, 160)
+    got = judge(column, low, high, valid=valid, p=p, tests=7, plan=PLAN)
     assert got[0] == word
     assert reason in got[1]
+
+
+@pytest.mark.parametrize("label", [None, 1])
+@pytest.mark.parametrize("p", [None, 0.01])
+def test_few_units_get_no_verdict(label: int | None, p: float | None) -> None:
+    """Neither an overall number nor a class, a size or a slice, with or without a p."""
+    grouped = replace(PLAN, group_by="camera", units=5)
+
+    def got(units: int, plan: Resolved) -> tuple[str, str]:
+        column = Column("AP", "AP", label, None, 50, units)
+        return judge(column, 0.1, 2.0, valid=1.0, p=p, tests=7, plan=plan)
+
+    assert got(5, grouped) == (
+        "not judged",
+        "it rests on 5 groups of camera, too few to tell; a verdict needs 6 or more",
+    )
+    assert got(1, grouped)[1].startswith("it rests on 1 group of camera,")
+    assert got(1, PLAN)[1].startswith("it rests on 1 image,")
+    assert got(6, PLAN)[0] == got(5, replace(PLAN, level=0.9))[0] == "improved"
+    assert got(7, replace(PLAN, level=0.99))[0] == "not judged"
+    assert [min_units(level) for level in (0.9, 0.95, 0.99)] == [5, 6, 8]
+
+
+def test_few_permutations_give_no_verdict_where_p_decides() -> None:
+    few = replace(PLAN, permutations=19)
+    overall = Column("AP", "AP", None, None, 50, 160)
+    assert judge(overall, 0.1, 2.0, valid=1.0, p=0.05, tests=7, plan=few) == (
+        "not judged", "19 permutations can't give a p below 0.05; raise report.permutations",
+    )  # fmt: skip
+    assert judge(overall, 0.1, 2.0, valid=1.0, p=None, tests=7, plan=few)[0] == "improved"
+    # Classes get more permutations where they need them.
+    one = replace(overall, label=1)
+    assert judge(one, 0.1, 2.0, valid=1.0, p=0.02, tests=7, plan=few)[0] == "improved"
 
 
 def test_sentences() -> None:
@@ -98,8 +138,32 @@ def test_sentences() -> None:
         words(same)["sentence"]
         == "distilled and control: AP at camera=gate is the same in every draw on these 160 images."
     )
-    unjudged = replace(BETTER, verdict="not judged", reason="it rests on 4 objects")
-    assert words(unjudged)["sentence"] == "distilled against control: AP is not judged, it rests on 4 objects."
+    lucky = replace(
+        BETTER,
+        delta=5.1,
+        low=0.6,
+        high=9.6,
+        p=0.36,
+        verdict="no visible difference",
+        reason="the 95 % interval is above 0, but the permutation p is 0.36, not below 0.05",
+    )
+    assert words(lucky, replace(PLAN, images=8, units=8))["sentence"] == (
+        "distilled and control: no difference that this set can show; measured +5.1 AP (95 % interval +0.6 to +9.6, "
+        "permutation p 0.36) on these 8 images: the 95 % interval is above 0, but the permutation p is 0.36, not below "
+        "0.05."
+    )
+
+
+def test_a_sentence_without_a_verdict_gives_what_was_measured() -> None:
+    unjudged = replace(
+        BETTER, delta=2.4, verdict="not judged", reason="it rests on 3 groups of camera, too few to tell"
+    )
+    assert words(unjudged, replace(PLAN, group_by="camera", units=3))["sentence"] == (
+        "distilled against control: measured +2.4 AP on these 160 images in 3 groups of camera, not judged: it rests on "
+        "3 groups of camera, too few to tell."
+    )
+    absent = replace(BETTER, delta=None, low=None, high=None, verdict="not judged", reason="it rests on 0 objects")
+    assert words(absent)["sentence"] == "distilled against control: AP is not judged, it rests on 0 objects."
 
 
 def test_the_floor_of_many_permutations_is_not_printed_as_zero() -> None:
@@ -149,9 +213,16 @@ def test_what_is_said_of_few_runs_is_measured(runs: int, hundredths: int) -> Non
 
 
 def test_the_rule_is_printed() -> None:
-    assert "2,000 draws of 160 images" in rule_text(PLAN)
-    assert "draws of 12 groups of video" in rule_text(replace(PLAN, group_by="video", units=12))
+    rule = rule_text(PLAN)
+    assert rule.startswith("Improved: the 95 % interval of the difference is above 0 and p < 0.05; regressed: ")
+    assert "2,000 draws of 160 images" in rule
+    assert "for sizes and slices the interval alone decides" in rule
+    assert "fewer than 6 images, or missing from more than 5 % of the draws" in rule
+    grouped = rule_text(replace(PLAN, group_by="video", units=12))
+    assert "draws of 12 groups of video" in grouped
+    assert "fewer than 6 groups of video" in grouped
     ninety = rule_text(replace(PLAN, level=0.9))
     assert "the 90 % interval" in ninety
-    assert "p < 0.1 " in ninety
-    assert "missing from more than 5 % of the draws" in ninety
+    assert "p < 0.1;" in ninety
+    assert "fewer than 5 images" in ninety
+    assert "p <" not in rule_text(replace(PLAN, permutations=0))

@@ -19,11 +19,12 @@ import torch
 from rich.console import Console
 
 from detkd.errors import ConfigError
+from detkd.runs import process_start
 from detkd.tasks.watch import watch
 from detkd.tasks.watch_state import find_run, process_lives, read_parts, remaining, status
 from detkd.tasks.watch_view import duration, sparkline, view
 from detkd.training import live
-from detkd.training.live import HISTORY_FILE, LIVE_FILE, History, Live, process_start
+from detkd.training.live import HISTORY_FILE, LIVE_FILE, History, Live
 
 NOW = 1_800_000_000.0
 
@@ -34,6 +35,15 @@ def write_run(folder: Path, *, verb: str = "distill", started: float = NOW - 100
     record = {"schema": 1, "verb": verb, "status": "running", "started": when, **more}
     (folder / "run.json").write_text(json.dumps(record))
     return folder
+
+
+def iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def process(*, lives: bool = True) -> dict[str, Any]:
+    ticks = process_start(os.getpid())
+    return {"pid": os.getpid(), "process_started": ticks if lives else 1, "host": platform.node()}
 
 
 def live_state(**more: Any) -> dict[str, Any]:
@@ -57,6 +67,10 @@ def shown(folder: Path, width: int = 80, now: float = NOW) -> str:
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
     console.print(view(read_parts(folder, now), width))
     return console.export_text()
+
+
+def states(folder: Path, now: float = NOW) -> list[str]:
+    return [part.status for part in read_parts(folder, now)]
 
 
 def test_a_distillation_shows_control_and_student_in_80_columns(tmp_path: Path) -> None:
@@ -125,6 +139,62 @@ def test_before_the_first_step(tmp_path: Path) -> None:
     assert "no sign of life" in shown(write_run(tmp_path / "old", started=NOW - 9000))
 
 
+def test_a_student_has_time_to_start_after_a_long_control(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "d", started=NOW - 9000)
+    write_run(folder / "control", verb="train", started=NOW - 8990, status="done", finished=iso(NOW - 60))
+    assert states(folder) == ["finished", "starting"]
+    assert states(folder, NOW + 800) == ["finished", "starting"]
+    assert states(folder, NOW + 900) == ["finished", "silent"]  # of an older version, so its process is not known
+    write_run(folder, started=NOW - 9000, **process())
+    assert states(folder, NOW + 9000) == ["finished", "starting"]
+    write_run(folder, started=NOW - 9000, **process(lives=False))
+    assert states(folder) == ["finished", "killed"]
+    assert "go on with: detkd distill resume=" in shown(folder, 200)
+
+
+def test_a_resumed_run_starts_anew(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "d", started=NOW - 9000, **process(lives=False))
+    write_live(folder, process_started=1, started=NOW - 8000, updated=NOW - 5000)
+    assert states(folder) == ["killed"]
+    write_run(folder, started=NOW - 9000, resumed=iso(NOW - 20), **process())
+    part = read_parts(folder, NOW)[0]
+    assert (part.status, part.live, part.history) == ("starting", {}, ())
+    write_run(folder, started=NOW - 9000, resumed=iso(NOW - 20), **process(lives=False))
+    assert states(folder) == ["killed"]  # before its first step
+    write_run(folder, started=NOW - 9000, resumed=iso(NOW - 20), **{**process(), "host": "elsewhere"})
+    assert states(folder) == ["starting"]
+    write_live(folder, started=NOW - 10)
+    assert states(folder) == ["training"]
+
+
+def test_a_resumed_distillation_starts_its_control_anew(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "d", started=NOW - 9000, resumed=iso(NOW - 20), **process())
+    control = write_run(folder / "control", verb="train", started=NOW - 8990, **process(lives=False))
+    write_live(control, process_started=1, started=NOW - 8980, updated=NOW - 5000)
+    assert states(folder) == ["starting", "waiting"]
+    assert states(control) == ["starting"]
+    write_live(control, started=NOW - 10)
+    assert states(folder) == ["training", "waiting"]
+    write_live(control, started=NOW - 10, phase="failed")
+    assert states(folder) == ["failed", "waiting"]
+
+
+def test_a_run_resumed_after_its_last_step_is_evaluated(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "d", started=NOW - 9000, resumed=iso(NOW - 20), **process())
+    write_live(folder, process_started=1, phase="trained", started=NOW - 8000, updated=NOW - 5000)
+    assert states(folder) == ["starting"]
+    (folder / "outcome.json").write_text("{}")
+    assert states(folder) == ["evaluating"]
+    write_run(folder, started=NOW - 9000, resumed=iso(NOW - 20), **process(lives=False))
+    assert states(folder) == ["killed"]
+
+
+def test_a_refused_resume_does_not_hide_the_process_that_trains(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "d", started=NOW - 9000, resumed=iso(NOW - 1), **{**process(lives=False), "pid": 1})
+    write_live(folder, started=NOW - 8000, updated=NOW - 5)
+    assert states(folder) == ["training"]
+
+
 def test_files_of_an_earlier_run_in_the_same_folder_do_not_count(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "d", started=NOW - 10)
     write_live(folder, started=NOW - 90)
@@ -189,7 +259,8 @@ def test_runs_are_found(tmp_path: Path) -> None:
     write_run(Path("runs/old"), started=NOW - 50)
     write_run(Path("runs/older"), verb="train", started=NOW - 70)
     write_run(Path("runs/export"), verb="export", started=NOW + 1)
-    assert find_run(None) == Path("runs/old")
+    assert find_run(None, now=NOW) == Path("runs/old")
+    assert find_run(None, now=NOW + 9000) == Path("runs/new-done")  # nothing is known of the others any more
     assert find_run("runs/older") == Path("runs/older")
     assert find_run("runs/older/run.json") == Path("runs/older")
     with pytest.raises(ConfigError, match="run: runs/export is of detkd export"):
@@ -198,6 +269,24 @@ def test_runs_are_found(tmp_path: Path) -> None:
         find_run("runs")
     with pytest.raises(ConfigError, match="no run folder"):
         find_run("elsewhere")
+
+
+def test_the_newest_run_is_one_that_goes_on_else_the_last_to_give_a_sign() -> None:
+    dead = write_run(Path("runs/dead"), started=NOW - 90000, **process(lives=False))
+    write_live(dead, process_started=1, started=NOW - 90000, updated=NOW - 80000)
+    done = write_run(Path("runs/done"), started=NOW - 95000, status="done", finished=iso(NOW - 60))
+    assert find_run(None, now=NOW) == done
+    write_live(dead, process_started=1, started=NOW - 90000, updated=NOW - 30, phase="failed")
+    assert find_run(None, now=NOW) == dead  # it failed after the other had finished
+    away = write_run(Path("runs/away"), started=NOW - 96000)
+    write_live(away, host="elsewhere", started=NOW - 96000, updated=NOW - 50)
+    assert find_run(None, now=NOW) == away
+    write_live(away, host="elsewhere", started=NOW - 96000, updated=NOW - 7000)
+    assert find_run(None, now=NOW) == dead
+    write_run(dead, started=NOW - 90000, status="done", finished=iso(NOW - 100))
+    assert find_run(None, now=NOW) == done
+    write_run(away, started=NOW - 96000, resumed=iso(NOW - 2000), **process())
+    assert find_run(None, now=NOW) == away
 
 
 def test_watch_looks_again_until_the_run_is_over(tmp_path: Path) -> None:
