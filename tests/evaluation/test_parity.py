@@ -179,7 +179,7 @@ BAD_DETECTIONS: dict[str, dict[str, Any]] = {
     "no score": {"score": None},
     "NaN in a box": {"bbox": [1.0, NAN, 3.0, 4.0]},
     "infinity in a box": {"bbox": [1.0, 2.0, INF, 4.0]},
-    "width 0": {"bbox": [1.0, 2.0, 0.0, 4.0]},
+    "negative width": {"bbox": [1.0, 2.0, -0.1, 4.0]},
     "negative height": {"bbox": [1.0, 2.0, 3.0, -4.0]},
     "unknown image": {"image_id": 123_456},
     "unknown category": {"category_id": 44},
@@ -199,6 +199,18 @@ def test_bad_detection_is_refused_or_left_out(case: str, engine: str) -> None:
         evaluate_detections(gt, spoilt, engine=engine)
     stats, _ = reference(gt, found)
     metrics = evaluate_detections(gt, spoilt, engine=engine, on_bad="skip")
+    np.testing.assert_allclose(twelve(metrics), stats, rtol=0, atol=1e-12)
+
+
+@ENGINES
+def test_flat_boxes_count_as_in_pycocotools(engine: str) -> None:
+    """Without crowd regions, on which such a box is 0 / 0 to pycocotools."""
+    gt = make_gt(4, crowd=0.0)
+    found = make_detections(gt, 5)
+    for number, box in enumerate(([5.0, 5.0, 0.0, 9.0], [5.0, 5.0, 9.0, 0.0], [0.0, 0.0, 0.0, 0.0])):
+        found.insert(7 * number, {**found[9 * number], "bbox": box})
+    stats, _ = reference(gt, found)
+    metrics = evaluate_detections(gt, found, engine=engine)
     np.testing.assert_allclose(twelve(metrics), stats, rtol=0, atol=1e-12)
 
 
