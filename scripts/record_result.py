@@ -50,6 +50,15 @@ def comparison(folder: Path) -> dict[str, Any]:
     return {"kind": content["kind"], **{key: content[key] for key in kept}, "rows": rows}
 
 
+def difference(folder: Path) -> dict[str, Any] | None:
+    """Return verdict and interval of the difference in AP, None for runs from before there was any."""
+    content = read_json(folder / "compare.json")
+    if content["schema"] < 2:
+        return None
+    (row,) = [row for row in content["rows"] if row["key"] == "AP"]
+    return {"verdict": content["verdict"], "AP": row, "statistics": content["statistics"]}
+
+
 def collect(folder: Path) -> dict[str, Any]:
     """Return everything worth keeping of a run."""
     run = read_json(folder / "run.json")
@@ -63,6 +72,7 @@ def collect(folder: Path) -> dict[str, Any]:
         record |= {"teacher": numbers(folder, "teacher_"), "control": numbers(control), "distilled": student}
         record["gain"] = {key: student[key] - record["control"][key] for key in ("AP", "AP50")}
         sides = (("control", control), ("distilled", folder))
+        record["difference"] = difference(folder)
         record["outcome"] = {name: read_json(path / "outcome.json") for name, path in sides}
     else:
         record |= {"model": student, "outcome": read_json(folder / "outcome.json")}

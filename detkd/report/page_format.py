@@ -41,7 +41,7 @@ def number_text(value: Any, kind: str) -> str:
     if value is None:
         return MISSING
     if kind == "p":
-        return "<0.001" if value < 0.001 else f"{value:.3f}"
+        return "<0.001" if value < 0.0005 else f"{value:.3f}"
     if kind == "M":
         return f"{value / 1e6:.2f} M"
     if kind == "text":
