@@ -8,6 +8,7 @@ import numpy as np
 
 from detkd.evaluation.inputs import Detections, GroundTruth
 from detkd.evaluation.matching import Matches
+from detkd.evaluation.pairs import paired_iou
 
 __all__ = ["Overlaps", "labels_of", "overlaps"]
 
@@ -71,7 +72,7 @@ def overlaps(truth: GroundTruth, detections: Detections, matches: Matches, chose
         begin = np.cumsum(each) - each
         found = np.repeat(part, each)
         place = np.arange(len(found)) - np.repeat(begin, each) + first[found]
-        iou = _iou(boxes[found], object_boxes[place])
+        iou = paired_iou(boxes[found], object_boxes[place])
         same = label[found] == object_label[place]
         for value, best, which in (
             (np.where(same, iou, 0.0), result.same, result.same_object),
@@ -84,15 +85,4 @@ def overlaps(truth: GroundTruth, detections: Detections, matches: Matches, chose
             best[part] = most
             which[part[most > 0]] = objects[nearest[most > 0]]
         start = stop
-    return result
-
-
-def _iou(found: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """Return the IoU of paired boxes (n, 4), in the matcher's order of operations, so that it decides the same way."""
-    x, y, w, h = found.T
-    gx, gy, gw, gh = labelled.T
-    width = np.minimum(w + x, gw + gx) - np.maximum(x, gx)
-    height = np.minimum(h + y, gh + gy) - np.maximum(y, gy)
-    shared = np.maximum(width, 0.0) * np.maximum(height, 0.0)
-    result: np.ndarray = shared / (w * h + gw * gh - shared)
     return result

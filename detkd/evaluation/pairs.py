@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Pairs", "near_pairs"]
+__all__ = ["Pairs", "near_pairs", "paired_iou"]
 
 _BLOCK = 1 << 19
 """Pairs worked on at once; bounds the memory."""
@@ -54,14 +54,14 @@ def near_pairs(
         first = np.repeat(rows, each)
         within = np.arange(len(first)) - np.repeat(np.cumsum(each) - each, each)
         second = order[start[first] + within]
-        iou = _iou(boxes[first], other_boxes[second])
+        iou = paired_iou(boxes[first], other_boxes[second])
         keep = iou >= lowest
         parts.append(Pairs(first[keep], second[keep], iou[keep]))
         begin = stop
     return Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+def paired_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the IoU of paired boxes (n, 4), in the matcher's order of operations, so that it decides the same way."""
     x, y, w, h = boxes.T
     gx, gy, gw, gh = others.T
