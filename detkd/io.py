@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from detkd.errors import DataError
 
-__all__ = ["atomic_path", "read_json", "sha256", "write_json", "write_text"]
+__all__ = ["atomic_path", "read_json", "sha256", "write_json", "write_json_list", "write_text"]
 
 
 @contextmanager
@@ -54,6 +54,17 @@ def write_text(path: str | Path, text: str) -> Path:
 def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> Path:
     """Write JSON atomically and return the path. NaN and infinity are refused: no reader agrees on them."""
     return write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_json_list(path: str | Path, items: Iterable[Any]) -> Path:
+    """Write a JSON list atomically, one entry at a time, so that it need not fit into memory; return the path."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        lead = "["
+        for item in items:
+            stream.write(lead + json.dumps(item, ensure_ascii=False, allow_nan=False))
+            lead = ",\n"
+        stream.write("[]\n" if lead == "[" else "]\n")
+    return Path(path)
 
 
 def read_json(path: str | Path) -> Any:

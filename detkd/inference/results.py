@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from detkd.errors import PairError
 from detkd.inference.detector import Detector
 from detkd.progress import console, track
 
-__all__ = ["ClassLinks", "detect_set", "link_classes", "to_coco_results"]
+__all__ = ["ClassLinks", "detect_set", "link_classes", "stream_set", "to_coco_results"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,12 @@ def link_classes(model_names: Sequence[str], data_names: Sequence[str]) -> Class
 
 
 def detect_set(detector: Detector, dataset: DetectionSet, *, progress: bool = True) -> list[dict[str, Any]]:
-    """Run a detector over a data set.
+    """Return what `stream_set` yields as a list; some 300 records per image."""
+    return list(stream_set(detector, dataset, progress=progress))
+
+
+def stream_set(detector: Detector, dataset: DetectionSet, *, progress: bool = True) -> Iterator[dict[str, Any]]:
+    """Run a detector over a data set, a batch of images in memory at a time.
 
     Classes are matched by name (`link_classes`); what the model finds of other classes is left out.
 
@@ -72,7 +77,7 @@ def detect_set(detector: Detector, dataset: DetectionSet, *, progress: bool = Tr
         dataset: The images.
         progress: Show a progress bar, and remarks about classes, on stderr.
 
-    Returns:
+    Yields:
         COCO results in the order of the images, best first: image_id, category_id of the data, bbox as x, y, width,
         height in pixels to 4 decimals, score to 6 decimals.
 
@@ -89,10 +94,8 @@ def detect_set(detector: Detector, dataset: DetectionSet, *, progress: bool = Tr
     records = dataset.records
     stream = detector.detect((record.path for record in records), classes=wanted)
     pairs = zip(records, stream, strict=True)
-    results: list[dict[str, Any]] = []
     for record, found in track(pairs, f"detect {dataset.split}", len(records)) if progress else pairs:
-        results += to_coco_results(record.image_id, found.boxes_xyxy, found.scores, found.classes, categories)
-    return results
+        yield from to_coco_results(record.image_id, found.boxes_xyxy, found.scores, found.classes, categories)
 
 
 def to_coco_results(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from detkd.data.records import DataSpec, DetectionSet
 from detkd.data.toy import draw_toy
 from detkd.errors import ConfigError
 from detkd.evaluation.inputs import GroundTruth
+from detkd.evaluation.records import read_records
 from detkd.evaluation.side import Run, make_run
 from detkd.evaluation.truth import load_truth
-from detkd.io import read_json, sha256, write_json
+from detkd.io import read_json, sha256, write_json, write_json_list
 from detkd.progress import console
 from detkd.tasks.arguments import pick_device
 
@@ -169,7 +171,7 @@ def evaluate_weights(
         The evaluated run and the cost (parameters, GFLOPs, size, latency) as JSON values.
     """
     from detkd.inference.detector import Detector
-    from detkd.inference.results import detect_set
+    from detkd.inference.results import stream_set
     from detkd.models.classmap import plain_name
     from detkd.models.cost import measure
     from detkd.models.weights import checkpoint_imgsz, resolve
@@ -188,7 +190,7 @@ def evaluate_weights(
     if class_map:
         renamed = {plain_name(source): target for source, target in class_map.items()}
         detector.names = tuple(renamed.get(plain_name(name), name) for name in detector.names)
-    detections = detect_set(detector, dataset)
+    file = write_json_list(folder / f"{stem}detections.json", stream_set(detector, dataset))
     described = {**detector.describe(), "weights_sha256": sha256(path) if path.is_file() else None}
     if truth is None:
         content = to_coco(dataset)
@@ -196,14 +198,13 @@ def evaluate_weights(
         write_json(folder / TRUTH_FILE, content, indent=None)
     run = make_run(
         truth,
-        detections,
+        chain.from_iterable(read_records(file)),  # read back piece by piece: as a list it would fill the memory
         source=str(weights),
         seed=settings.get("seed") if "epochs" in settings else None,
         engine=str(settings.get("engine") or "auto"),
         settings=described,
     )
     cost = measure(detector).to_dict()
-    write_json(folder / f"{stem}detections.json", detections, indent=None)
     record = {"metrics": run.metrics.to_dict(), "cost": cost, "weights": str(path), "split": dataset.split}
     write_json(folder / f"{stem}metrics.json", record)
     return run, cost
