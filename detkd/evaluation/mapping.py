@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from detkd.errors import DataError
 from detkd.evaluation.inputs import GroundTruth
 
 __all__ = ["read_categories", "read_images"]
@@ -24,6 +25,9 @@ def read_images(
 
     Returns:
         Index into the truth's images per key or -1, int64; the reading ("id" or "file name"); warnings.
+
+    Raises:
+        DataError: If no key is known: that is the ground truth of another set, not a few bad records.
     """
     ids: dict[Any, int] = {record["id"]: index for index, record in enumerate(truth.images)}
     texts = {str(key): index for key, index in ids.items()}
@@ -35,6 +39,12 @@ def read_images(
     readings.append(("id", [texts.get(str(key), -1) for key, _ in keys]))
     readings.append(("file name", [_find_file(key, files) for key, _ in keys]))
     best, mapped = max(readings, key=lambda reading: sum(index >= 0 for index in reading[1]))
+    if keys and max(mapped) < 0:
+        first = next(key if name is None else name for key, name in keys)
+        raise DataError(
+            f"{source}: none of its {len(keys)} images is in {truth.source} (unknown image_id {first!r}); give the "
+            "ground truth of these images, with its own image ids or file names"
+        )
     notes: tuple[str, ...] = ()
     complete = {name: found for name, found in reversed(readings) if -1 not in found}
     if len(complete) == 2 and complete["id"] != complete["file name"]:

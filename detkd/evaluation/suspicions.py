@@ -9,7 +9,7 @@ import numpy as np
 from detkd.evaluation.inputs import Detections, GroundTruth
 from detkd.evaluation.pairs import Pairs, near_pairs
 
-__all__ = ["find_suspicions"]
+__all__ = ["HIGH_FLOOR", "find_suspicions"]
 
 PER_CLASS_LIMIT = 100
 """COCO ranks the best 100 detections of a class in an image; the rest is not evaluated."""

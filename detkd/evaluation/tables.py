@@ -104,7 +104,10 @@ def per_class_table(results: Iterable[Result], *, title: str = "per class (point
     """
     entries = list(results)
     alone = len(entries) == 1
-    table = Table(title=title, caption=None if alone else "AP / AP50")
+    empty = [name for name, one in entries[0][1].per_class.items() if not one.objects] if entries else []
+    captions = [] if alone else ["AP / AP50"]
+    captions += [f"{len(empty)} classes without objects left out"] if empty else []
+    table = Table(title=title, caption="; ".join(captions) or None)
     table.add_column("class")
     table.add_column("objects", justify="right")
     if alone:
@@ -112,6 +115,8 @@ def per_class_table(results: Iterable[Result], *, title: str = "per class (point
     for column in CLASS_NAMES if alone else [name for name, _, _ in entries]:
         table.add_column(_plain(column), justify="right")
     for name, numbers in entries[0][1].per_class.items() if entries else ():
+        if name in empty:
+            continue
         if alone:
             cells = [str(numbers.images), *(format_points(getattr(numbers, key)) for key in CLASS_NAMES)]
         else:

@@ -80,6 +80,9 @@ class FailIf:
         contrast = comparison.row(self.metric).contrast
         if contrast.delta is None:
             raise ConfigError(f"fail_if: {self.metric} is n/a on this set (no such objects); choose another number")
+        for side in (comparison.before, comparison.after):
+            if not any(len(run.detections) for run in side.runs):
+                return Verdict(True, f"fail_if {self}: failed, {side.name} has no detections: nothing was measured")
         text = f"{self.metric} after - before is {contrast.delta:+.2f} points"
         if contrast.low is None or contrast.high is None or contrast.verdict == "not judged":
             # Nothing is excluded where nothing is known.

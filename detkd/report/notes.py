@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from detkd.errors import DataError
 from detkd.evaluation.side import Side
+from detkd.evaluation.suspicions import HIGH_FLOOR
 
 __all__ = ["PROTOCOL_KEYS", "Note", "check_same_set", "make_notes", "same_network", "settings_table"]
 
@@ -103,6 +104,10 @@ def make_notes(sides: Sequence[Side]) -> Iterator[Note]:
 
 def _setting_notes(first: Side, other: Side, level: Literal["differs", "info"]) -> Iterator[Note]:
     ours, theirs = first.settings, other.settings
+    floors = [float(side.runs[0].detections.scores.min(initial=1.0)) for side in (first, other)]
+    if min(floors) < HIGH_FLOOR <= max(floors):
+        low = ", ".join(f"{side.name} {floor:.2g}" for side, floor in zip((first, other), floors, strict=True))
+        yield Note(level, f"lowest score differs: {low}; a ranking cut so high loses AP by the cut alone")
     if ours and theirs:
         for key in PROTOCOL_KEYS:
             if ours.get(key) != theirs.get(key):

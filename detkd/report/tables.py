@@ -18,8 +18,8 @@ from detkd.report.rows import Row
 __all__ = ["comparison_view", "format_interval", "headline", "leaderboard_view"]
 
 _COLORS = {"improved": "green", "regressed": "red"}
-MAX_CLASSES = 30
-"""Beyond this many classes, the terminal shows those whose AP changed most; the files have all."""
+MAX_CLASSES = 12
+"""Beyond this many judged classes, the terminal shows those whose AP changed most; the files have all."""
 
 
 def format_interval(low: float | None, high: float | None) -> str:
@@ -50,26 +50,30 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     """Return the comparison as tables (overall, per class, per slice, cost) with verdict and notes below."""
     overall = [r for r in comparison.rows if r.class_name is None and r.slice is None]
     classes = [r for r in comparison.rows if r.class_name is not None and r.metric == "AP"]
-    title = "per class (AP, points)"
-    if len(classes) > MAX_CLASSES:
-        title = f"the {MAX_CLASSES} of {len(classes)} classes whose AP changed most (points)"
-        classes = sorted(classes, key=lambda r: -abs(r.delta or 0.0))[:MAX_CLASSES]
-        classes.sort(key=lambda r: r.delta or 0.0)
-    parts: list[RenderableType] = [
-        _side_table(comparison, overall, "overall (points)"),
-        _side_table(comparison, classes, title),
-    ]
+    judged = [r for r in classes if r.contrast.verdict != "not judged"]
+    shown = sorted(judged, key=lambda r: -abs(r.delta or 0.0))[:MAX_CLASSES]
+    left = len(classes) - len(shown)
+    title = "per class (AP, points, regressions first)"
+    if left:
+        title += f"\n{left} more, {len(classes) - len(judged)} of them not judged: see the page"
+    verdict = _verdict(comparison)
+    parts: list[RenderableType] = [*verdict, _side_table(comparison, overall, "overall (points)")]
+    if shown:
+        parts.append(_side_table(comparison, sorted(shown, key=lambda r: r.delta or 0.0), title))
     slices = [r for r in comparison.rows if r.slice is not None and r.metric == "AP"]
     if slices:
         parts.append(_side_table(comparison, slices, "per slice (AP, points)", others=False))
     if any(side.cost for side in comparison.sides):
         priced = [(str(_heading(s)), s.runs[0].metrics, s.cost) for s in comparison.sides]
         parts.append(metrics_table(priced, title="cost", numbers=False))
-    word = comparison.verdict["word"]
+    return Group(*parts, *_notes(comparison.notes, comparison.study.notes), *verdict)
+
+
+def _verdict(comparison: Comparison) -> list[Text]:
     first, *rest = headline(comparison)
-    parts.append(Text(first, style=f"bold {_COLORS.get(word, '')}".strip()))
-    parts += [Text(line) for line in rest]
-    return Group(*parts, *_notes(comparison.notes, comparison.study.notes))
+    unlike = [Text(f"not alike: {n.text}", style="bold red") for n in comparison.notes if n.level == "differs"]
+    style = f"bold {_COLORS.get(comparison.verdict['word'], '')}".strip()
+    return [Text(first, style=style), *unlike, *(Text(line) for line in rest)]
 
 
 def _notes(notes: Sequence[Note], about_statistics: Sequence[str]) -> list[Text]:

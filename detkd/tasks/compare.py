@@ -75,7 +75,9 @@ def compare_models(config: dict[str, Any]) -> CompareResult:
     out.print(comparison)
     console.print(f"page: {folder / 'compare.html'}")
     verdict = condition.check(comparison) if condition is not None else None
-    if verdict is not None:
+    if verdict is not None and condition is not None:
+        if 0 < abs(condition.limit) < 0.05 or abs(condition.limit) > 20:
+            console.print(f"[yellow]fail_if {condition}: the limit is a difference after - before in points[/yellow]")
         out.print(verdict.message, highlight=False)
     failed = bool(verdict)
     word = comparison.verdict["word"]

@@ -148,11 +148,11 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
     if control is not None:
         check_match(control.outcome, student.outcome)
     teacher_run, teacher_cost = _teacher(config, teacher_path, int(teacher_imgsz), spec, folder)
-    after = Side("distilled", "after", (student.run,), student.cost, str(folder))
+    after = Side("distilled", "after", (student.run,), _with_time(student), str(folder))
     taught_by = Side("teacher", "teacher", (teacher_run,), teacher_cost, teacher_path)
     before = taught_by
     if control is not None:
-        before = Side("control", "before", (control.run,), control.cost, str(control.folder))
+        before = Side("control", "before", (control.run,), _with_time(control), str(control.folder))
     comparison = compare(
         before,
         after,
@@ -175,6 +175,11 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         control=control,
         comparison=comparison,
     )
+
+
+def _with_time(trained: TrainResult) -> dict[str, Any]:
+    """Return what a detector costs to run and took to train."""
+    return {**trained.cost, "train_seconds": trained.outcome.get("seconds")}
 
 
 def check_match(control: Mapping[str, Any], student: Mapping[str, Any]) -> None:

@@ -128,7 +128,10 @@ class Sources:
                 if foreign:
                     text = f"{path} was evaluated on other labels of these images before"
                     run.metrics.protocol["warnings"].append(text)
-                return run, record.get("cost") or {}
+                cost = dict(record.get("cost") or {})
+                if cost and (path / "outcome.json").is_file():
+                    cost["train_seconds"] = read_json(path / "outcome.json").get("seconds")
+                return run, cost
             if not self._has_data:
                 raise ConfigError(
                     f"{key}: the detections in {path} were made with other {other}; give data= and split= to detect "

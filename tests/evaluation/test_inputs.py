@@ -93,6 +93,13 @@ def test_flat_boxes_are_false_alarms(box: list[float]) -> None:
     assert evaluate_detections(small_gt(), top).AP < metrics.AP  # type: ignore[operator]
 
 
+def test_results_of_another_set_are_refused_even_when_bad_records_are_skipped() -> None:
+    found = [{**one, "image_id": 1000 + one["image_id"]} for one in perfect()]
+    for on_bad in ("error", "skip"):
+        with pytest.raises(DataError, match=r"none of its 2 images is in gt \(unknown image_id 10\d\d\); give"):
+            evaluate_detections(small_gt(), found, on_bad=on_bad)  # type: ignore[arg-type]
+
+
 def test_errors_name_file_and_choice(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text(json.dumps(perfect(score=NAN)))

@@ -115,6 +115,17 @@ def test_notes(gt: dict[str, Any]) -> None:
     assert "identical detections" in next(n.text for n in twice.notes if n.level == "differs")
 
 
+def test_a_cut_ranking_is_said_in_red(gt: dict[str, Any]) -> None:
+    """The same detector with its low scores cut off is no worse detector."""
+    found = [*make_detections(gt, 1, decimals=4), {**make_detections(gt, 1, decimals=4)[0], "score": 0.001}]
+    low = make_run(load_truth(gt), found, source="low.json", settings=KNOWN)
+    cut = make_run(load_truth(gt), [d for d in found if d["score"] >= 0.25], source="cut.json", settings=KNOWN)
+    sides = side_of("all", "before", low), side_of("cut", "after", cut)
+    result = compare(*sides, settings=QUICK, progress=False)
+    (note,) = [note.text for note in result.notes if note.level == "differs"]
+    assert note.startswith("lowest score differs: all 0.0001, cut 0.25")
+
+
 def test_several_seeds(gt: dict[str, Any]) -> None:
     """The mean of the seeds is compared, and the sentence about one run each is gone."""
     old = [run_of(gt, seed, 0.2, train=seed) for seed in (1, 2, 3)]
@@ -185,6 +196,6 @@ def test_terminal_view(better: Comparison) -> None:
     with console.file:
         console.print(better)
     shown = console.export_text()
-    for cell in ("AP small", "camera=gate", "58.00 M", "n/a", "95% interval", "Against the control", "test set"):
+    for cell in ("AP small", "camera=gate", "58.00 M", "not judged", "95% interval", "Against the control", "test set"):
         assert cell in shown
     assert better.verdict["sentence"] in " ".join(shown.split())

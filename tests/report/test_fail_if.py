@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from detkd.errors import ConfigError
+from detkd.evaluation.side import make_run
+from detkd.evaluation.truth import load_truth
 from detkd.report.comparison import Comparison, compare
 from detkd.report.fail_if import FailIf, parse_fail_if
 from tests.report.conftest import QUICK, run_of, side_of
@@ -70,6 +72,14 @@ def test_nothing_known_is_nothing_excluded(gt: dict[str, Any]) -> None:
     verdict = parse_fail_if("AP/car<-50").check(compare(*sides, settings=QUICK, progress=False))
     assert verdict.failed
     assert "not judged" in verdict.message
+
+
+def test_nothing_measured_is_nothing_passed(gt: dict[str, Any]) -> None:
+    empty = [make_run(load_truth(gt), [], source=f"{n}.json") for n in range(2)]
+    sides = side_of("a", "before", empty[0]), side_of("b", "after", empty[1])
+    verdict = parse_fail_if("AP<-0.5").check(compare(*sides, settings=QUICK, progress=False))
+    assert verdict.failed
+    assert verdict.message.endswith("a has no detections: nothing was measured")
 
 
 def test_what_can_not_be_checked_does_not_pass(better: Comparison) -> None:
