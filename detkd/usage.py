@@ -62,8 +62,8 @@ def version() -> str:
         return "(not installed, running from a checkout)"
 
 
-def _lines(verb: str) -> list[str]:
-    return (paths.config_folder() / f"{verb}.yaml").read_text(encoding="utf-8").splitlines()
+def _lines(name: str) -> list[str]:
+    return (paths.config_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
 
 
 def _purpose(verb: str) -> str:
@@ -77,6 +77,19 @@ def _entry(name: str, meaning: str, width: int) -> str:
     start = f"  {name}"
     start = f"{start:<{_INDENT}}" if len(start) < _INDENT else f"{start}\n{indent}"
     return start + f"\n{indent}".join(textwrap.wrap(meaning, max(width - _INDENT, 30)) or [""])
+
+
+def _keys(lines: Sequence[str], width: int, prefix: str = "") -> list[str]:
+    """Return the rows of all keys that have a comment."""
+    rows = []
+    parent = ""
+    for line in lines:
+        match = _KEY.match(line)
+        if match:
+            name = f"{parent}.{match['key']}" if match["indent"] else match["key"]
+            rows.append(_entry(f"{prefix}{name}={match['value']}".replace("=???", "="), match["comment"], width))
+        parent = line[:-1] if re.fullmatch(r"\w+:", line) else parent if line.startswith(" ") else ""
+    return rows
 
 
 def overview() -> str:
@@ -99,14 +112,7 @@ def overview() -> str:
 def describe(verb: str, extra: Sequence[Path] = ()) -> str:
     """Return the text of `detkd VERB --help`; `extra` are folders given with `--config-dir`."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    keys, groups = [], []
-    parent = ""
-    for line in _lines(verb):
-        match = _KEY.match(line)
-        if match:
-            name = f"{parent}.{match['key']}" if match["indent"] else match["key"]
-            keys.append(_entry(f"{name}={match['value']}".replace("=???", "="), match["comment"], width))
-        parent = line[:-1] if re.fullmatch(r"\w+:", line) else parent if line.startswith(" ") else ""
+    groups = []
     for group in paths.verb_groups(verb):
         choices = paths.group_choices(group, extra)
         shown = [choice for choice in choices if choice != "path"]
@@ -118,13 +124,16 @@ def describe(verb: str, extra: Sequence[Path] = ()) -> str:
     parts = [f"detkd {verb}: {_purpose(verb)}", "", "examples:", *(f"  {line}" for line in _EXAMPLES[verb])]
     if groups:
         parts += ["", "choices, each with keys of its own (see --cfg job):", *groups]
-    parts += ["", "keys and their defaults:", *keys]
+    parts += ["", "keys and their defaults:", *_keys(_lines(verb), width)]
+    if "report" in paths.verb_groups(verb):
+        parts += ["", "keys of the report (docs/comparison.md):", *_keys(_lines("report/default"), width, "report.")]
     if "trainer" in paths.verb_groups(verb):
         parts += ["", "Any training argument of Ultralytics: trainer.lr0=0.01"]
     parts += [
         "",
         "look before you run:  --cfg job (the whole config), --info defaults-tree (where it comes from)",
-        f"several runs at once: detkd {verb} --multirun seed=0,1,2  (a comma sweeps only here)",
-        "presets of your own:  --config-dir FOLDER experiment=NAME",
     ]
+    if "seed" in paths.primary(verb):
+        parts.append(f"several runs at once: detkd {verb} --multirun seed=0,1,2  (a comma sweeps only here)")
+    parts.append("presets of your own:  --config-dir FOLDER experiment=NAME")
     return "\n".join(parts)

@@ -1,7 +1,7 @@
 """Parts of a set that deserve numbers of their own: by camera, light, weather or any other field of the image records.
 
-A field divides the set: every image is in exactly one of its slices. Those that are derived, `objects` and `hours`, may
-leave images out: those without objects, or without a time.
+A field divides the set: every image is in exactly one of its slices. Those that are derived, `objects in the image` and
+`hours`, may leave images out: those without objects, or without a time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from detkd.evaluation.side import Slice
 
 __all__ = ["HOURS", "OBJECTS", "make_slices"]
 
-OBJECTS = "objects"
-"""Derived field: how many objects are in the image."""
+OBJECTS = "objects in the image"
+"""Derived field: how many objects are in the image. "objects" asks for it too, where the records have no such field."""
 
 HOURS = "hours"
 """Derived field: the quarter of the day that a time stamp or the file name tells."""
@@ -38,16 +38,11 @@ _MOST_FIELDS = 4
 _TELLING = (
     ("camera", "cam", "device", "sensor"),
     ("site", "location", "place", "scene", "view"),
-    ("video", "clip", "sequence"),
+    ("video", "clip", "sequence", "seq"),
     ("light", "lighting", "illumination", "daytime", "timeofday", "day", "night"),
-    ("weather", "season"),
+    ("weather", "season", "rain", "snow", "fog", "visibility"),
 )
 _LIGHT = 3
-_OPAQUE = {
-    "id", "ids", "file", "filename", "name", "path", "url", "uri", "license", "licence", "date", "time", "timestamp",
-    "datetime", "year", "month", "captured", "width", "height", "size", "area", "crop", "offset", "hash", "sha256",
-    "md5", "index", "number", "frame", "split", "subset", "fold", "quality",
-}  # fmt: skip
 _TIMES = ("time", "timestamp", "datetime", "captured_at", "file_name")
 # COCO's date_captured is left out: it is the day the photo was collected, not taken.
 _CLOCK = re.compile(
@@ -60,9 +55,9 @@ _BINS = (("1 to 3", 1, 3), ("4 to 10", 4, 10), ("11 or more", 11, None))
 def make_slices(truth: GroundTruth, fields: Sequence[str] | None = None, *, max_values: int = 12) -> tuple[Slice, ...]:
     """Divide the images of a set by fields of their records.
 
-    Without `fields` the four most telling ones are found: text, yes or no and whole numbers that most images have,
-    with two values of at least 5 images each; cameras, places, videos, light and weather first, never ids, names,
-    sizes or dates, nor a field that divides the set as an earlier one does. `hours` and `objects` are added where they
+    Without `fields` up to four are found whose name tells a condition: cameras, then places, videos, light and weather.
+    They hold text, yes or no or whole numbers, most images have them, two of their values have at least 5 images each,
+    and they do not divide the set as an earlier one does. `hours` and `objects in the image` are added where they
     divide the set: the time comes from a time stamp or the file name, and only where no field tells the light; the
     number of objects makes the bins 1 to 3, 4 to 10 and 11 or more (images without objects have no AP).
 
@@ -81,12 +76,12 @@ def make_slices(truth: GroundTruth, fields: Sequence[str] | None = None, *, max_
     columns = _columns(truth)
     result: list[Slice] = []
     if fields is not None:
-        for field in dict.fromkeys(fields):
+        for field in dict.fromkeys(OBJECTS if name == "objects" and name not in columns else name for name in fields):
             result += _named(truth, field, columns, max_values)
         return tuple(result)
     seen: set[tuple[int, ...]] = set()
     light = False
-    for field in _candidates(columns, len(truth.images), max_values):
+    for field in _candidates(columns, len(truth.images)):
         parts = _divide(field, columns[field], max_values, _ENOUGH)
         if len(parts) > 1 and (shape := _shape(parts)) not in seen:
             seen.add(shape)
@@ -140,27 +135,20 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _candidates(columns: Mapping[str, list[Any]], images: int, max_values: int) -> list[str]:
-    """Return fields that may be worth slices, the most telling ones first."""
+def _candidates(columns: Mapping[str, list[Any]], images: int) -> list[str]:
+    """Return fields whose name tells a condition, the most telling ones first."""
     found = []
     for field, values in columns.items():
         known = [value for value in values if value is not None]
         plain = {type(value) for value in known} <= {str, bool, int}
-        if not plain or 2 * len(known) <= images:
-            continue
-        telling = _rank(field) < len(_TELLING)
-        if telling or (not _words(field) & _OPAQUE and len(set(known)) <= max_values):
+        if plain and 2 * len(known) > images and _rank(field) < len(_TELLING):
             found.append(field)
     return sorted(found, key=_rank)
 
 
-def _words(field: str) -> set[str]:
-    return set(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", field).lower()))
-
-
 def _rank(field: str) -> int:
     """Return the place of a field in `_TELLING`, its length if it is not there."""
-    words = _words(field)
+    words = set(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", field).lower()))
     return next((rank for rank, telling in enumerate(_TELLING) if words & set(telling)), len(_TELLING))
 
 

@@ -14,14 +14,17 @@ from detkd.evaluation.tables import format_points, signed_points
 from detkd.io import sha256
 from detkd.statistics.verdict import MIN_OBJECTS
 
-__all__ = ["config_text", "limits", "measured_on", "per_class_rows", "result_rows", "shorten"]
+__all__ = ["config_text", "limits", "measured_on", "per_class_rows", "result_rows", "shorten", "use_facts"]
 
 _SMALL_SET = 500  # images; below, intervals are several points wide
 _WEAK = 0.5  # of the overall AP
+_UNMEASURED_CONF = 0.25  # the default of Ultralytics
+_BADLY_CALIBRATED = 0.05
 _NOT_CONFIG = frozenset({
     "out", "name", "resume", "trust", "verbose", "pictures", "dry_run", "report", "threads", "workers", "plugins",
     "control",
 })  # fmt: skip
+_SHARES = (("precision", "precision"), ("recall", "recall"), ("F1", "f1"))
 _ABSOLUTE = re.compile(r"(?<![\w./])(?:~|[A-Za-z]:|file://)?[/\\](?:[^\s'\",\]}/\\]+[/\\])*([^\s'\",\]}/\\]+)")
 
 
@@ -111,6 +114,60 @@ def per_class_rows(metrics: Mapping[str, Any], comparison: Mapping[str, Any] | N
             line += [_difference(row), str(row["verdict"])] if row else ["n/a", "not judged"]
         table.append(line)
     return table
+
+
+def use_facts(
+    record: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None,
+    comparison: Mapping[str, Any] | None,
+    export: Mapping[str, Any],
+    unmeasured: str | None,
+) -> dict[str, Any]:
+    """Return how the model is best used: `conf`, `working_text` and `limits`.
+
+    Args:
+        record: Content of metrics.json, which has a diagnosis where `detkd evaluate` wrote it.
+        metrics: As for `limits`.
+        comparison: As for `limits`.
+        export: As for `limits`.
+        unmeasured: As for `limits`; nothing is known of the working point then.
+    """
+    found = {} if unmeasured else _diagnosis(record, comparison)
+    point = found.get("working_point") or {}
+    conf = point.get("threshold")
+    if conf is not None:
+        shares = ", ".join(f"{name} {point[key]:.2f}" for name, key in _SHARES if point.get(key) is not None)
+        text = (
+            f"Best used from a score of {conf:g}, where F1 is highest on the test images: {shares}, "
+            f"{point['false_per_image']:.2f} false alarms per image. Lower it to find more objects, raise it for fewer "
+            "false alarms."
+        )
+    else:
+        what = "it found no object of the test images" if point else "the best threshold was not measured"
+        text = f"The score {_UNMEASURED_CONF:g} below is only a default, {what}: choose one on images of your own."
+    known = [*limits(metrics, comparison, export, unmeasured)]
+    if said := _calibration_text(found.get("calibration") or {}):
+        known.append(said)
+    return {"conf": f"{_UNMEASURED_CONF if conf is None else conf:g}", "working_text": text, "limits": known}
+
+
+def _diagnosis(record: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the diagnosis of the model, that of the comparison before that of its own evaluation."""
+    entries = ((comparison or {}).get("diagnosis") or {}).get("entries") or {}
+    name = next((entry["name"] for entry in (comparison or {}).get("entries") or () if entry["role"] == "after"), None)
+    found: Mapping[str, Any] = entries.get(name) or record.get("diagnosis") or {}
+    return found
+
+
+def _calibration_text(calibration: Mapping[str, Any]) -> str:
+    error, shift = calibration.get("ece"), calibration.get("shift") or 0.0
+    if error is None or error <= _BADLY_CALIBRATED:
+        return ""
+    way = "" if abs(shift) < error / 2 else f", mostly too {'high' if shift > 0 else 'low'}"
+    return (
+        f"Scores of the model are off by {100 * error:.0f} % on average (mean calibration error{way}): a score of 0.7 "
+        "does not mean that 7 of 10 such detections are right."
+    )
 
 
 def limits(

@@ -43,7 +43,7 @@ def make_gallery(
         pair: `pair` of the diagnosis, whose flips are shown; None gives an empty gallery.
         slices: What pictures can be filtered by.
         images: Folder with the images.
-        objects: Most cut-outs, half of them gained and half lost where there are enough.
+        objects: Most cut-outs, gained and lost mixed in their true ratio; see `choose_objects`.
         frames: Most frames.
         budget: Most bytes of all data URIs together; cut-outs come first.
         crop: Longer side of a cut-out in pixels; small ones are enlarged up to four times.
@@ -54,7 +54,8 @@ def make_gallery(
     """
     if pair is None or "before" not in sides or "after" not in sides:
         return {"objects": [], "frames": [], "note": ""}
-    chosen = choose_objects(pair["flips"]["items"], objects)
+    totals = _totals(pair["flips"])
+    chosen = choose_objects(pair["flips"]["items"], objects, totals)
     gained, lost = _changes(truth, sides)
     fields = fields_of(truth, slices)
     groups = [tuple(values.values()) for values in fields]
@@ -99,7 +100,8 @@ def make_gallery(
             continue
         left -= len(entry["uri"])
         pictures[kind].append(entry)
-    return {**pictures, "note": _note(missing, len(wanted), cutoff, budget)}
+    kept = Counter(str(entry["kind"]) for entry in pictures["objects"])
+    return {**pictures, "note": _note(missing, len(wanted), cutoff, budget, kept, totals)}
 
 
 def found(run: Run, threshold: float | None, iou: float = IOU) -> set[int]:
@@ -120,12 +122,39 @@ def _changes(truth: GroundTruth, sides: Mapping[str, tuple[Run, float | None]]) 
     return gained, lost
 
 
-def choose_objects(items: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """Return at most `count` flips, as many gained as lost where there are enough, spread over classes and images."""
+def _totals(flips: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many objects were gained and lost: the items of a large set are only some of them."""
+    listed = Counter(item["kind"] for item in flips["items"])
+    return flips.get("only_after", listed["gained"]), flips.get("only_before", listed["lost"])
+
+
+def choose_objects(
+    items: Sequence[Mapping[str, Any]], count: int, totals: tuple[int, int] | None = None
+) -> list[Mapping[str, Any]]:
+    """Return at most `count` flips, spread over classes and images, gained and lost in turns.
+
+    Args:
+        items: Flips, within a kind the clearest first.
+        count: Most flips.
+        totals: How many objects were gained and lost; None counts the items. The chosen have this ratio, but each kind
+            has at least a quarter of them where there are enough.
+    """
     kinds = [[item for item in items if item["kind"] == kind] for kind in ("gained", "lost")]
-    shares = [min(len(kinds[0]), max(count - count // 2, count - len(kinds[1])))]
-    shares.append(min(len(kinds[1]), count - shares[0]))
-    return [item for group, share in zip(kinds, shares, strict=True) for item in _spread(group, share)]
+    shares = _shares(totals or (len(kinds[0]), len(kinds[1])), (len(kinds[0]), len(kinds[1])), count)
+    order = []
+    for kind, (group, share) in enumerate(zip(kinds, shares, strict=True)):
+        # Ranks relative to the share: any first part of the result has about the ratio of the whole.
+        order += [(rank / share, kind, item) for rank, item in enumerate(_spread(group, share))]
+    return [item for _, _, item in sorted(order, key=lambda entry: entry[:2])]
+
+
+def _shares(totals: tuple[int, int], there: tuple[int, int], count: int) -> tuple[int, int]:
+    """Divide `count` in the ratio of the totals; what one kind does not have goes to the other."""
+    quarter = -(-count // 4) if count > 1 else 0
+    wanted = round(count * totals[0] / max(sum(totals), 1))
+    wanted = min(max(wanted, min(quarter, there[0])), count - min(quarter, there[1]))
+    first = min(there[0], max(wanted, count - there[1]))
+    return first, min(there[1], count - first)
 
 
 def _spread(items: Iterable[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
@@ -151,6 +180,8 @@ def choose_frames(
 ) -> list[int]:
     """Return the images with most changes; a group that was chosen k times already needs k + 1 times as many.
 
+    The first half are images with gains and losses, where there are such, so that no page begins with one side alone.
+
     Args:
         gained: Image to number of objects gained.
         lost: Image to number of objects lost.
@@ -161,7 +192,9 @@ def choose_frames(
     used: Counter[tuple[str, ...]] = Counter()
     chosen: list[int] = []
     while changes and len(chosen) < count:
-        best = max(changes, key=lambda index: (changes[index] / (1 + used[groups[index]]), -index))
+        mixed = [index for index in changes if gained.get(index) and lost.get(index)]
+        pool = mixed if mixed and 2 * len(chosen) < count else list(changes)
+        best = max(pool, key=lambda index: (changes[index] / (1 + used[groups[index]]), -index))
         del changes[best]
         used[groups[best]] += 1
         chosen.append(best)
@@ -188,8 +221,13 @@ def _short_name(record: Mapping[str, Any]) -> str:
     return name.rpartition("/")[2] if rooted else name
 
 
-def _note(missing: Mapping[str, int], wanted: int, cutoff: int, budget: int) -> str:
+def _note(
+    missing: Mapping[str, int], wanted: int, cutoff: int, budget: int, kept: Mapping[str, int], totals: tuple[int, int]
+) -> str:
     parts = []
+    gained, lost = kept.get("gained", 0), kept.get("lost", 0)
+    if 0 < gained + lost < sum(totals):
+        parts.append(f"{gained} of {totals[0]} gained and {lost} of {totals[1]} lost objects are shown")
     if total := sum(missing.values()):
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(missing.items()))
         parts.append(

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from detkd.errors import DataError, ModelError
 from detkd.evaluation.tables import COST_COLUMNS, cost_cells
 from detkd.io import read_json, write_text
-from detkd.report.card_facts import config_text, limits, measured_on, per_class_rows, result_rows, shorten
+from detkd.report.card_facts import config_text, measured_on, per_class_rows, result_rows, shorten, use_facts
 
 __all__ = ["CARD_FILE", "card_for", "model_card", "read_run", "training_run", "write_card"]
 
@@ -140,7 +140,7 @@ def model_card(
         "cost_columns": ["detector", *COST_COLUMNS],
         "costs": [[side, *cost_cells(cost)] for side, cost in costs],
         "cost_device": next((str(cost["device"]) for _, cost in costs if cost.get("device")), "the same device"),
-        "limits": limits(metrics, comparison, export, unmeasured),
+        **use_facts(record, metrics, comparison, export, unmeasured),
         "commands": _commands(run, export_config),
         "environment": _environment(run),
         "hashes": _hashes(known),

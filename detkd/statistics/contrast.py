@@ -56,7 +56,7 @@ def contrasts_of(
     """
     draws = after.draws - before.draws
     delta = after.points - before.points
-    found = spread(draws, plan.level)
+    found = spread(draws, plan.level, delta, (-100.0, 100.0))
     raw = np.array([_p(column, p) for column in columns])
     adjusted, tests = _adjusted(columns, raw, found.valid)
     result = {}

@@ -41,10 +41,10 @@ def notes_of(
         )
     if units.count > 1 and len(images) < _SMALL:
         notes.append(
-            f"With {len(images)} images the intervals of single values lie somewhat high, since AP comes out higher on "
-            "resampled sets, most where classes have few objects: in simulations with 60 images by 0.3 to 0.6 AP and "
-            "0.3 to 1.7 AP50. Intervals of differences suffer much less, as most of the shift is common to both sides: "
-            "not at all between equal detectors, 0.2 AP and 0.6 AP50 towards 0 between detectors 24 AP apart."
+            f"With {len(images)} images single values are less sure than differences: the fewer objects a class has, "
+            "the higher its AP comes out, and no interval knows by how much. In simulations with 60 images and 30 "
+            "classes, many of them rare, 95 % intervals held the true AP in 90 to 94 % of the sets and the true AP50 "
+            "in 70 to 83 %, but the true difference in 90 to 95 %."
         )
     if plan.resamples < _ROUGH:
         notes.append(

@@ -169,7 +169,7 @@ def _point_values(side: Side, columns: Sequence[Column], scored: np.ndarray) -> 
 
 
 def _estimates(columns: Sequence[Column], side: Numbers, level: float) -> dict[str, Estimate]:
-    found = spread(side.draws, level)
+    found = spread(side.draws, level, side.points, (0.0, 100.0))
     return {
         column.key: Estimate(number(side.points[c]), number(found.low[c]), number(found.high[c]))
         for c, column in enumerate(columns)

@@ -14,7 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from detkd.errors import DataError
 from detkd.evaluation.tables import format_points, signed_points
+from detkd.io import read_json
 from detkd.quoting import quote
 from detkd.tasks.watch_state import OVER, Part, remaining
 
@@ -161,10 +163,12 @@ def _endings(part: Part) -> list[RenderableType]:
     """Return the result, or what went wrong and how to go on."""
     record, live = part.record, part.live
     if part.status == "finished":
-        words = [f"{key} {format_points(record[key])}" for key in ("AP", "AP50") if record.get(key) is not None]
+        numbers, split = _tested(part)
+        words = [f"{key} {format_points(numbers[key])}" for key in ("AP", "AP50") if numbers.get(key) is not None]
         if record.get("gain") is not None:
-            words.append(f"{signed_points(record['gain'])} AP against its control")
-        return [Text("  ".join(words), style="bold")] if words else []
+            gain = signed_points(record["gain"])
+            words[:1] = [f"{words[0]} ({gain} against its control)" if words else f"{gain} AP against its control"]
+        return [Text((f"{split} " if numbers else "") + "  ".join(words), style="bold")] if words else []
     if part.status == "silent":
         since = part.now - float(live["updated"]) if live else None
         quiet = "it did not come to its first step" if since is None else f"nothing was written for {duration(since)}"
@@ -176,6 +180,18 @@ def _endings(part: Part) -> list[RenderableType]:
         folder = _run_folder(part)
         lines.append(Text(f"go on with: detkd {part.verb} resume={quote(folder) if ' ' in folder else folder}"))
     return lines
+
+
+def _tested(part: Part) -> tuple[Mapping[str, Any], str]:
+    """Return what holds AP and AP50, run.json or, as a demo has none there, metrics.json; and the split."""
+    try:
+        content = read_json(part.folder / "metrics.json")
+    except DataError:
+        content = None
+    content = content if isinstance(content, Mapping) else {}
+    split = str(content.get("split") or "test")
+    metrics = part.record if part.record.get("AP") is not None else content.get("metrics")
+    return (metrics if isinstance(metrics, Mapping) and metrics.get("AP") is not None else {}), split
 
 
 def _run_folder(part: Part) -> str:

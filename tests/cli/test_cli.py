@@ -327,9 +327,11 @@ def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         for choice in paths.group_choices(group):
             assert choice in text
     assert text.count(f"  detkd {verb}") >= 3
-    assert "--multirun" in text
+    assert ("--multirun seed=0,1,2" in text) == ("seed" in paths.primary(verb))
     assert "--cfg job" in text
     assert all(len(line) <= 120 for line in text.splitlines())
+    reports = [line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  report.")]
+    assert reports == (paths.preset_keys("report", "default") if "report" in paths.verb_groups(verb) else [])
 
 
 def test_help_shows_presets_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

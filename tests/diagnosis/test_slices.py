@@ -91,7 +91,7 @@ def test_numbers_are_cut_into_quarters() -> None:
 
 def test_what_cannot_be_used_says_what_can() -> None:
     truth = truth_of([{"camera": "a", "tags": ["x"], "capture": {"light": "day"}}] * 3)
-    message = r"report\.slices: no image has the field 'weather'; name one that there is: .*camera, tags, capture\.light, objects, hours"
+    message = r"report\.slices: no image has the field 'weather'; name one that there is: .*camera, tags, capture\.light, objects in the image, hours"
     with pytest.raises(ConfigError, match=message):
         make_slices(truth, ["camera", "weather"])
     with pytest.raises(ConfigError, match=r"report\.slices: the field 'tags' holds lists, such as \['x'\]; name one"):
@@ -138,24 +138,38 @@ def test_found_values_have_five_images() -> None:
     }
     assert make_slices(truth_of(records[1:])) == ()
     assert make_slices(truth_of([{"scene": "a"} for _ in range(9)])) == ()
-    # A field without a telling name needs few values and most images.
     many = [{"kind": f"k{n % 13}", "scene": f"s{n % 13}"} for n in range(65)]
     assert counts_of(make_slices(truth_of(many))) == {f"scene=s{n}": 5 for n in [*range(12)]} | {"scene=other": 5}
-    assert make_slices(truth_of([{"kind": "a" if n % 2 else "b"} if n < 10 else {} for n in range(20)])) == ()
+    # A field needs most images.
+    assert make_slices(truth_of([{"scene": "a" if n % 2 else "b"} if n < 10 else {} for n in range(20)])) == ()
+
+
+@pytest.mark.parametrize("field", ["crowd_known", "original_split", "crop_top", "license", "kind", "time", "set"])
+def test_bookkeeping_is_not_found_but_can_be_named(field: str) -> None:
+    truth = truth_of([{field: n % 2} for n in range(20)])
+    assert make_slices(truth) == ()
+    assert counts_of(make_slices(truth, [field])) == {f"{field}=0": 10, f"{field}=1": 10}
+
+
+@pytest.mark.parametrize(
+    "field", ["camera_id", "attributes.timeofday", "time of day", "weather", "season", "videoName", "site", "seq"]
+)
+def test_conditions_are_found(field: str) -> None:
+    truth = truth_of([{field: n % 2} for n in range(20)])
+    assert fields_of(make_slices(truth)) == [field]
 
 
 def test_number_of_objects() -> None:
     counts = [0] * 6 + [1, 2, 3, 3, 3] + [4, 10, 5, 5, 5, 5] + [11, 30]
     truth = truth_of([{} for _ in counts], counts)
-    assert counts_of(make_slices(truth)) == {"objects=1 to 3": 5, "objects=4 to 10": 6}
-    assert counts_of(make_slices(truth, ["objects"])) == {
-        "objects=1 to 3": 5,
-        "objects=4 to 10": 6,
-        "objects=11 or more": 2,
-    }
+    bins = {"objects in the image=1 to 3": 5, "objects in the image=4 to 10": 6}
+    assert counts_of(make_slices(truth)) == bins
+    for names in (["objects"], ["objects in the image"], ["objects", "objects in the image"]):
+        assert counts_of(make_slices(truth, names)) == {**bins, "objects in the image=11 or more": 2}
     assert make_slices(truth_of([{} for _ in counts], counts, iscrowd=1)) == ()
     own = truth_of([{"objects": "few" if n < 6 else "many"} for n, _ in enumerate(counts)], counts)
-    assert counts_of(make_slices(own)) == {"objects=few": 6, "objects=many": 13}
+    assert counts_of(make_slices(own)) == bins
+    assert counts_of(make_slices(own, ["objects"])) == {"objects=few": 6, "objects=many": 13}
 
 
 @pytest.mark.parametrize(
@@ -209,10 +223,9 @@ def test_real_sets(assets: Path) -> None:
     found = counts_of(make_slices(roads))
     assert found["camera=1003"] == 36
     assert (found["hours=06 to 12 h"], found["hours=18 to 24 h"]) == (85, 99)
-    # crop_top divides the images exactly as the camera does.
-    assert fields_of(make_slices(roads)) == ["camera", "hours", "objects"]
+    assert fields_of(make_slices(roads)) == ["camera", "hours", "objects in the image"]
     many = make_slices(load_truth(assets / "data" / "sg_traffic_cctv" / "annotations" / "train.json"), ["camera"])
     assert [part.value for part in many][-1] == "other"
     assert (len(many), sum(int(part.mask.sum()) for part in many)) == (13, 507)
     photos = load_truth(assets / "data" / "coco_mini" / "annotations" / "val.json")
-    assert fields_of(make_slices(photos)) == ["crowd_known", "objects"]
+    assert fields_of(make_slices(photos)) == ["objects in the image"]

@@ -93,7 +93,7 @@ def test_boxes_lie_on_the_objects_they_belong_to(tmp_path: Path) -> None:
     truth, sides, pair = setting(tmp_path)
     gallery = make_gallery(truth, {**sides, "teacher": (sides["before"][0], None)}, pair)
     assert gallery["note"] == ""
-    assert [item["kind"] for item in gallery["objects"]] == ["gained"] * 5 + ["lost"] * 5
+    assert [item["kind"] for item in gallery["objects"]] == ["gained", "lost"] * 5
     for item in gallery["objects"]:
         picture = decode(item["uri"])
         assert picture.shape[:2] == (item["height"], item["width"])
@@ -128,7 +128,7 @@ def test_same_result_twice_and_within_the_budget(tmp_path: Path) -> None:
     assert 0 < sum(len(item["uri"]) for item in kept) <= size // 2
     assert small["objects"] == whole["objects"][: len(small["objects"])]
     left = len(whole["objects"]) + len(whole["frames"]) - len(kept)
-    assert small["note"].startswith(f"{left} pictures left out")
+    assert f"{left} pictures left out" in small["note"]
 
 
 def test_missing_broken_and_foreign_images_are_named_in_the_note(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_missing_broken_and_foreign_images_are_named_in_the_note(tmp_path: Path)
     gallery = make_gallery(truth, sides, pair)
     assert {item["image"] for item in gallery["objects"]} == {"004.png", "005.png"}
     assert gallery["note"] == (
-        "3 of 5 images could not be shown (1 missing, 1 of another size than their labels say, 1 unreadable); name "
-        "the folder they are in with report.images=FOLDER."
+        "2 of 5 gained and 2 of 5 lost objects are shown. 3 of 5 images could not be shown (1 missing, 1 of another "
+        "size than their labels say, 1 unreadable); name the folder they are in with report.images=FOLDER."
     )
     moved = folder.rename(tmp_path / "elsewhere")
     assert make_gallery(truth, sides, pair)["objects"] == []
@@ -185,17 +185,70 @@ def test_objects_are_spread_over_kinds_classes_and_images() -> None:
     ] + [{"kind": "gained", "class": "dog", "image": 9}, {"kind": "lost", "class": "car", "image": 3}]  # fmt: skip
     chosen = choose_objects(items, 4)
     assert [(i["kind"], i["class"], i["image"]) for i in chosen] == [
-        ("gained", "car", 1), ("gained", "dog", 9), ("gained", "car", 2), ("lost", "car", 3),
+        ("gained", "car", 1), ("lost", "car", 3), ("gained", "dog", 9), ("gained", "car", 2),
     ]  # fmt: skip
     assert len(choose_objects(items, 100)) == len(items)
     assert choose_objects(items, 0) == []
 
 
+def flips(gained: int, lost: int) -> list[dict[str, Any]]:
+    kinds = ["gained"] * gained + ["lost"] * lost
+    return [{"kind": kind, "class": "car", "image": image} for image, kind in enumerate(kinds)]
+
+
+@pytest.mark.parametrize(
+    ("there", "totals", "count", "shares"),
+    [
+        ((103, 61), None, 120, (75, 45)),
+        ((61, 103), None, 120, (45, 75)),
+        ((200, 200), (900, 300), 100, (75, 25)),  # the listed ones are not in the true ratio
+        ((200, 200), (5000, 200), 120, (90, 30)),  # a quarter at least
+        ((200, 4), None, 120, (116, 4)),
+        ((4, 200), None, 10, (3, 7)),
+        ((20, 0), None, 10, (10, 0)),
+        ((0, 0), None, 10, (0, 0)),
+        ((5, 5), None, 1, (0, 1)),
+        ((9, 1), None, 2, (1, 1)),
+        ((20, 20), (1000, 10), 15, (11, 4)),
+        ((10, 10), (1000, 10), 18, (10, 8)),
+    ],
+)
+def test_gained_and_lost_are_mixed_in_their_true_ratio(
+    there: tuple[int, int], totals: tuple[int, int] | None, count: int, shares: tuple[int, int]
+) -> None:
+    chosen = choose_objects(flips(*there), count, totals)
+    kinds = [item["kind"] for item in chosen]
+    assert (kinds.count("gained"), kinds.count("lost")) == shares
+    if min(shares) > 0:
+        assert set(kinds[:2]) == {"gained", "lost"}
+        for part in range(1, len(kinds)):
+            assert abs(kinds[:part].count("gained") - part * shares[0] / len(kinds)) <= 1
+    for kind in ("gained", "lost"):
+        images = [item["image"] for item in chosen if item["kind"] == kind]
+        assert images == sorted(images)  # the clearest first
+
+
+def test_note_says_how_many_of_the_changed_objects_are_shown(tmp_path: Path) -> None:
+    truth, sides, pair = setting(tmp_path)
+    assert make_gallery(truth, sides, pair, objects=4)["note"] == ("2 of 5 gained and 2 of 5 lost objects are shown.")
+    pair["flips"] |= {"only_after": 15, "only_before": 5}
+    note = make_gallery(truth, sides, pair, objects=4)["note"]
+    assert note == "3 of 15 gained and 1 of 5 lost objects are shown."
+
+
+def test_first_frames_have_losses_as_well_as_gains() -> None:
+    gained, lost = {0: 9, 1: 8, 2: 3, 3: 1}, {2: 2, 3: 1, 4: 7}
+    alone = [(str(index),) for index in range(5)]
+    assert choose_frames(gained, lost, alone, 5) == [2, 3, 0, 1, 4]
+    assert choose_frames(gained, lost, alone, 2) == [2, 0]
+    assert choose_frames(gained, {}, alone, 2) == [0, 1]
+
+
 def test_frames_are_spread_over_cameras() -> None:
     gained, lost = {0: 9, 1: 8, 2: 3, 3: 2}, {2: 2}
     groups = [("a",), ("a",), ("b",), ("b",)]
-    assert choose_frames(gained, lost, groups, 3) == [0, 2, 1]
-    assert choose_frames(gained, lost, groups, 9) == [0, 2, 1, 3]
+    assert choose_frames(gained, lost, groups, 3) == [2, 0, 1]
+    assert choose_frames(gained, lost, groups, 9) == [2, 0, 1, 3]
 
 
 @pytest.mark.parametrize(

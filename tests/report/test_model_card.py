@@ -208,6 +208,64 @@ def test_card_of_a_checkpoint_of_an_older_run(run_folder: Path, metrics: dict[st
     assert "was not evaluated" not in card_for(run_folder, EXPORT, export_config(run_folder / "weights" / "best.pt"))
 
 
+POINT = {"threshold": 0.4383, "precision": 0.438, "recall": 0.336, "f1": 0.38, "false_per_image": 2.5}
+USED = (
+    "Best used from a score of 0.4383, where F1 is highest on the test images: precision 0.44, recall 0.34, F1 0.38, "
+    "2.50 false alarms per image."
+)
+
+
+def with_diagnosis(file: Path, **diagnosis: Any) -> None:
+    content = json.loads(file.read_text())
+    content["diagnosis"] = diagnosis
+    file.write_text(json.dumps(content))
+
+
+def confidences(card: str) -> list[str]:
+    return re.findall(r"conf=([\d.]+)", card.partition("## Training")[0])
+
+
+def test_card_recommends_the_measured_working_point(run_folder: Path) -> None:
+    off = {"working_point": POINT, "calibration": {"ece": 0.117, "shift": 0.116}}
+    other = {"working_point": {**POINT, "threshold": 0.1}, "calibration": {"ece": 0.01, "shift": 0.0}}
+    with_diagnosis(run_folder / "compare.json", entries={"control": other, "distilled": off})
+    with_diagnosis(run_folder / "metrics.json", **other)
+    card = card_for(run_folder, EXPORT)
+    check_markdown(card)
+    assert USED in card
+    assert confidences(card) == ["0.4383"] * 2
+    said = "off by 12 % on average (mean calibration error, mostly too high)"
+    assert said in card.partition("## Limits")[2]
+
+    (run_folder / "compare.json").unlink()
+    card = card_for(run_folder, EXPORT)
+    assert confidences(card) == ["0.1"] * 2
+    assert "calibration" not in card
+    with_diagnosis(run_folder / "metrics.json", working_point=POINT, calibration={"ece": 0.06, "shift": -0.05})
+    card = card_for(run_folder, EXPORT)
+    assert USED in card
+    assert "off by 6 % on average (mean calibration error, mostly too low)" in card
+
+    best = run_folder / "weights" / "best.pt"
+    best.write_bytes(b"other weights")
+    card = card_for(run_folder, EXPORT, export_config(best))
+    assert "Best used" not in card
+    assert "calibration" not in card
+    assert confidences(card) == ["0.25"] * 2
+
+
+def test_card_says_where_no_working_point_was_measured(run_folder: Path) -> None:
+    for card in (card_for(run_folder, EXPORT), card_for(None, EXPORT)):
+        check_markdown(card)
+        assert confidences(card) == ["0.25"] * 2
+        assert "The score 0.25 below is only a default, the best threshold was not measured" in card
+    nothing = {"threshold": None, "precision": None, "recall": 0.0, "f1": 0.0, "false_per_image": 0.0}
+    with_diagnosis(run_folder / "metrics.json", working_point=nothing, calibration={"ece": None, "shift": None})
+    card = card_for(run_folder, EXPORT)
+    assert "it found no object of the test images" in card
+    assert confidences(card) == ["0.25"] * 2
+
+
 def test_card_without_comparison_shows_plain_numbers(run_folder: Path, metrics: dict[str, Any]) -> None:
     (run_folder / "compare.json").unlink()
     card = card_for(run_folder, EXPORT)

@@ -38,7 +38,7 @@ def test_the_interval_of_a_difference_holds_the_truth() -> None:
         before, after = make_pair(np.random.default_rng([2, seed]), images, skills=SKILLS)
         weights = np.concatenate([np.ones((1, images), dtype=np.uint8), bootstrap_weights(units, resamples, seed)])
         differences = scores(after, weights) - scores(before, weights)
-        found = spread(differences[1:], 0.95)
+        found = spread(differences[1:], 0.95, differences[0], (-100.0, 100.0))
         held += (found.low <= truth) & (truth <= found.high)
         estimates.append(differences[0])
         deviations.append(found.sd)

@@ -11,6 +11,7 @@ from detkd.statistics.intervals import gap_interval, quantiles, spread
 DRAWS = arrays(
     np.float64, st.tuples(st.integers(2, 30), st.integers(1, 4)), elements=st.floats(-50, 50) | st.just(np.nan)
 )
+BOUNDS = (-100.0, 100.0)
 
 
 @given(draws=DRAWS, share=st.floats(0, 1))
@@ -25,7 +26,7 @@ def test_quantiles_are_numpys_over_the_draws_there_are(draws: np.ndarray, share:
 
 
 def test_spread_of_a_known_distribution() -> None:
-    found = spread(np.random.default_rng(0).normal(3.0, 2.0, (20_000, 1)), 0.95)
+    found = spread(np.random.default_rng(0).normal(3.0, 2.0, (20_000, 1)), 0.95, np.array([3.0]), BOUNDS)
     assert found.low[0] == pytest.approx(3 - 1.96 * 2, abs=0.1)
     assert found.high[0] == pytest.approx(3 + 1.96 * 2, abs=0.1)
     assert found.sd[0] == pytest.approx(2.0, rel=0.02)
@@ -36,11 +37,23 @@ def test_no_interval_where_more_than_one_draw_in_twenty_is_missing() -> None:
     draws = np.tile(np.arange(100.0)[:, None], (1, 3))
     draws[:5, 1] = np.nan
     draws[:6, 2] = np.nan
-    found = spread(draws, 0.9)
+    found = spread(draws, 0.9, np.full(3, 50.0), BOUNDS)
     assert found.valid.tolist() == [1.0, 0.95, 0.94]
     assert np.isfinite(found.low).tolist() == [True, True, False]
     assert np.isfinite(found.sd).tolist() == [True, True, False]
     assert found.sd[1] == pytest.approx(np.std(np.arange(5.0, 100.0), ddof=1))
+
+
+def test_an_interval_is_moved_where_the_draws_lie_off_the_value() -> None:
+    draws = np.tile(np.random.default_rng(0).normal(50.0, 2.0, (5000, 1)), (1, 4))
+    draws[:100] = np.nan
+    percentiles = np.nanquantile(draws[:, 0], [0.025, 0.975])
+    found = spread(draws, 0.95, np.array([49.6, 47.0, 98.0, np.nan]), (0.0, 100.0))
+    shift = np.nanmean(draws[:, 0]) - np.array([47.0, 98.0])
+    assert (found.low[0], found.high[0]) == pytest.approx(percentiles)  # a fifth of a standard deviation
+    assert (found.low[1], found.high[1]) == pytest.approx(percentiles - shift[0])
+    assert (found.low[2], found.high[2]) == pytest.approx((percentiles[0] - shift[1], 100.0))
+    assert found.sd == pytest.approx(np.nanstd(draws[:, 0], ddof=1))
 
 
 def test_gap_with_a_teacher_that_always_leads() -> None:

@@ -325,7 +325,7 @@ def test_defaults_and_notes(pair: list[Side]) -> None:
     for text in (
         "With 40 images the intervals are a little short",
         "use report.resamples=1000 or more",
-        "With 40 images the intervals of single values lie somewhat high",
+        "With 40 images single values are less sure than differences",
         "report.permutations=0",
         "report.group_by=camera",
     ):

@@ -82,7 +82,7 @@ def test_a_distillation_shows_control_and_student_in_80_columns(tmp_path: Path) 
     assert max(map(len, text.splitlines())) <= 80
     first, second = text.split("distilled")
     assert "control  finished" in first
-    assert "AP 31.24  AP50 50.50" in first
+    assert "test AP 31.24  AP50 50.50" in first
     assert "eta" not in first
     assert "epoch 3/10  step 20/50" in second
     assert "24%" in second
@@ -302,7 +302,16 @@ def test_watch_looks_again_until_the_run_is_over(tmp_path: Path) -> None:
 
     watch({"run": str(folder), "refresh": 0.5, "once": False}, console=console, clock=lambda: NOW, sleep=sleep)
     assert waited == [0.5] * 3
-    assert "+1.25 AP against its control" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "test AP 40.50 (+1.25 against its control)  AP50 60.00" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_result_of_a_demo_is_read_from_its_metrics(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "d", verb="demo", status="done", gain=4.7)
+    assert "+4.70 AP against its control" in shown(folder)
+    (folder / "metrics.json").write_text("[1]")
+    assert "+4.70 AP against its control" in shown(folder)
+    (folder / "metrics.json").write_text(json.dumps({"metrics": {"AP": 13.82, "AP50": 30.7}, "split": "val"}))
+    assert "val AP 13.82 (+4.70 against its control)  AP50 30.70" in shown(folder)
 
 
 def test_watch_ends_quietly_on_interrupt_and_at_once_without_a_terminal(tmp_path: Path) -> None:
