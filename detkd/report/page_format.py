@@ -36,7 +36,7 @@ def number_text(value: Any, kind: str) -> str:
     Args:
         value: A number, text, or None for n/a.
         kind: Decimals "0" to "4", with a sign "+0" to "+2", a share as percent "%" or "%1", a probability "p", millions
-            "M", or "text" for anything else.
+            "M", two significant digits "sig2", seconds as minutes "min", or "text" for anything else.
     """
     if value is None:
         return MISSING
@@ -44,6 +44,11 @@ def number_text(value: Any, kind: str) -> str:
         return "<0.001" if value < 0.0005 else f"{value:.3f}"
     if kind == "M":
         return f"{value / 1e6:.2f} M"
+    if kind == "sig2":
+        power = int(f"{value:.1e}".partition("e")[2])  # after rounding: 9.96 is 10
+        return f"{value:,.{max(0, 1 - power)}f}"
+    if kind == "min":
+        return f"{value / 60:,.0f}" if value >= 597 else f"{value / 60:.1f}"
     if kind == "text":
         return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     text = format(float(value), _FORMAT[kind])

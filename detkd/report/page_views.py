@@ -10,7 +10,7 @@ from markupsafe import Markup
 from detkd.report import charts
 from detkd.report.charts import Scale, fit
 from detkd.report.notes import same_network
-from detkd.report.page_format import Path, flat, look_up, shown
+from detkd.report.page_format import Path, flat, look_up, number_text, shown
 
 __all__ = ["SIZE_ROWS", "VERDICTS", "Page", "deltas_scale", "slug"]
 
@@ -20,6 +20,9 @@ VERDICTS = {"improved": "▲", "regressed": "▼", "no visible difference": "≈
 SIZE_ROWS = {"AP": ("AP_small", "AP_medium", "AP_large"), "AR100": ("AR_small", "AR_medium", "AR_large")}
 """Which of the 12 numbers go with a metric of the switch."""
 
+NOISY = 0.15
+"""Latencies nearer than this share to those of the other side count as equal."""
+
 
 def slug(verdict: str) -> str:
     """Return a verdict as the name of a CSS class."""
@@ -28,6 +31,18 @@ def slug(verdict: str) -> str:
 
 def _around(interval: Sequence[float] | None) -> list[float]:
     return list(interval) if interval else []
+
+
+def _change(before: float | None, after: float | None) -> float | None:
+    """Return how much more after is, as a share of before."""
+    return after / before - 1 if before and after is not None else None
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether the other's median latency lies well outside the latencies (p50 to p95) of one."""
+    low, value = one["latency_ms"], other["latency_ms"]
+    high = one.get("latency_p95_ms") or low
+    return bool(value < low * (1 - NOISY) or value > high * (1 + NOISY))
 
 
 def deltas_scale(rows: Iterable[Mapping[str, Any]]) -> Scale:
@@ -82,6 +97,22 @@ class Page:
     def alike(self, places: Sequence[Path], key: str) -> bool:
         """Return whether several places hold the same value under `key`."""
         return len({str(self.value(place, key)) for place in places}) == 1
+
+    def known(self, places: Sequence[Path], key: str) -> bool:
+        """Return whether any of several places holds a value under `key`."""
+        return any(self.value(place, key) is not None for place in places)
+
+    def unseen(self, index: int) -> bool:
+        """Return whether a row shows no difference, which is where it matters how large one it could have missed."""
+        row = self.rows[index]
+        return row["verdict"] == "no visible difference" and row["smallest_visible"] is not None
+
+    def despite(self, index: int) -> bool:
+        """Return whether a row has no visible difference although its interval excludes 0."""
+        low, high = self.rows[index]["delta_interval"] or (None, None)
+        if low is None or high is None or low <= 0 <= high:
+            return False
+        return bool(self.rows[index]["verdict"] == "no visible difference")
 
     @property
     def level(self) -> str:
@@ -155,19 +186,23 @@ class Page:
         before, after = (self.entries[role]["cost"] if role in self.entries else None for role in ("before", "after"))
         if not before or not after:
             return ""
-        words = {}
-        for key, name, near in (
-            ("params", "parameters", 0.001),
-            ("gflops", "GFLOPs", 0.001),
-            ("size_mb", "file size", 0.02),
-            ("latency_ms", "latency", 0.05),
-        ):
-            one, two = before.get(key), after.get(key)
-            if one and two is not None and abs(two / one - 1) > near:
-                words[key] = f"{name} {two / one - 1:+.0%}".replace("-", "\N{MINUS SIGN}")
-        if list(words) == ["latency_ms"] and same_network(before, after):
-            return "Same network before and after: that the latencies differ is noise of the measurement."
-        return f"Not the same cost: {', '.join(words.values())}." if words else "Same cost before and after."
+        words = []
+        for key, name, near in (("params", "parameters", 1e-3), ("gflops", "GFLOPs", 1e-3), ("size_mb", "file", 0.02)):
+            change = _change(before.get(key), after.get(key))
+            if change is not None and abs(change) > near:
+                words.append(f"{name} {number_text(100 * change, '+0')} %")
+        slower = _change(before.get("latency_ms"), after.get("latency_ms"))
+        noise = ""
+        if slower is not None and (_apart(before, after) or _apart(after, before)):
+            if not words and same_network(before, after):
+                noise = "; that the latencies differ is noise of the measurement"
+            else:
+                words.append(f"latency {number_text(100 * slower, '+0')} %")
+        said = f"Not the same cost to run: {', '.join(words)}" if words else f"Same cost to run{noise}"
+        longer = _change(before.get("train_seconds"), after.get("train_seconds"))
+        if longer is not None and abs(longer) > 0.02:
+            said += f"; {abs(longer):.0%}".replace("%", " %") + f" {'longer' if longer > 0 else 'shorter'} to train"
+        return f"{said}."
 
     def options(self, key: str, field: str | None = None) -> dict[str, int]:
         """Return the values that the gallery's objects have, with how many have each, most first."""

@@ -38,6 +38,14 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // Metric, class and verdict.
   const rows = $$("[data-name]");
+  const more = (box) => {
+    const line = box.nextElementSibling;
+    if (!line?.classList.contains("more")) return;
+    line.hidden = box.scrollHeight <= box.clientHeight + 1;
+    line.textContent = `${$$("tbody tr", box).filter((row) => !row.hidden).length} classes, scroll or filter`;
+  };
+  const sized = new ResizeObserver((seen) => { for (const one of seen) more(one.target); });
+  for (const box of $$(".tall")) sized.observe(box);
   const filter = () => {
     const text = $("#class-filter")?.value.trim().toLowerCase() ?? "", verdict = $("#verdict-filter")?.value ?? "";
     for (const box of $$(".tall")) {
@@ -50,6 +58,7 @@ document.addEventListener("DOMContentLoaded", () => {
         seen += fits;
       }
       $(".none", box).hidden = seen > 0;
+      more(box);
       if (!box.closest(".metric") || box.closest(".metric.on")) $("#class-count").textContent = `${seen} of ${all.length} classes`;
     }
   };
@@ -113,8 +122,8 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   // Pictures: data URIs stay in the JSON until their page of 24 is shown.
-  const picture = (item, roles, target = null) => {
-    const view = make("div", "view"), image = make("img"), over = document.createElementNS(SVG, "svg");
+  const picture = (item, roles, { target = false, tags = false } = {}) => {
+    const view = make("div", "view"), named = [], image = make("img"), over = document.createElementNS(SVG, "svg");
     image.alt = "";
     image.decoding = "async";
     image.width = item.width;
@@ -124,6 +133,8 @@ document.addEventListener("DOMContentLoaded", () => {
     over.setAttribute("aria-hidden", "true");
     for (const role of roles) {
       for (const one of item.boxes[role] ?? []) {
+        const said = `${one.class}${one.score == null ? "" : ` ${one.score.toFixed(2)}`}`;
+        if (tags) named.push({ node: make("span", `tag ${role}`, said), box: one.box });
         const styles = [role];
         if (one.hit === false) styles.push("wrong");
         if (target && role === "truth" && !one.target) styles.push("other");
@@ -133,15 +144,33 @@ document.addEventListener("DOMContentLoaded", () => {
           rect.setAttribute("class", style);
           if (style !== "halo") {
             const title = document.createElementNS(SVG, "title");
-            title.textContent = `${role}: ${one.class}${one.score == null ? "" : ` ${one.score.toFixed(2)}`}`;
+            title.textContent = `${role}: ${said}`;
             rect.append(title);
           }
           over.append(rect);
         }
       }
     }
-    view.append(image, over);
+    view.append(image, over, ...named.map((one) => one.node));
+    if (tags) new ResizeObserver(() => place(view, item, named)).observe(view);
     return view;
+  };
+  // Labels keep their size on every screen; each goes to the corner of its box where it hides the least of the others.
+  const place = (view, item, named) => {
+    const wide = view.clientWidth, high = view.clientHeight, taken = [], sizes = named.map(({ node }) => [node.offsetWidth, node.offsetHeight]);
+    named.forEach(({ node, box }, k) => {
+      const [w, h] = sizes[k], scale = wide / item.width, [x, y, width, height] = box.map((value) => value * scale);
+      let best = null;
+      for (const top of [y - h, y + height, y, y + height - h]) {
+        for (const left of [x, x + width - w, x + (width - w) / 2]) {
+          const at = [Math.max(0, Math.min(left, wide - w)), Math.max(0, Math.min(top, high - h))];
+          const hides = taken.reduce((sum, [a, b, c, d]) => sum + Math.max(0, Math.min(at[0] + w, a + c) - Math.max(at[0], a)) * Math.max(0, Math.min(at[1] + h, b + d) - Math.max(at[1], b)), 0);
+          if (!best || hides < best.hides) best = { at, hides };
+        }
+      }
+      taken.push([...best.at, w, h]);
+      node.style.translate = `${best.at[0]}px ${best.at[1]}px`;
+    });
   };
   const words = (fields) => Object.entries(fields ?? {}).map(([key, value]) => `${key} ${value}`).join(", ");
   const soon = (node, run) => {
@@ -155,13 +184,11 @@ document.addEventListener("DOMContentLoaded", () => {
   if ($("#crops")) {
     const SIZE = 24, grid = $("#crops-grid"), choices = $$("#crops select");
     let page = 0;
-    const chosen = () => data("gallery").objects.filter((item) => choices.every((one) =>
-      !one.value || String(one.dataset.filter ? item[one.dataset.filter] : item.fields?.[one.dataset.field]) === one.value));
     const card = (item) => {
       const box = make("figure", `crop ${item.kind}`), panes = make("div", "panes"), text = make("figcaption");
       for (const role of ["truth", "before", "after"]) {
         const pane = make("div", `pane ${role}`), score = item[`score_${role}`];
-        pane.append(picture(item, [role], true));
+        pane.append(picture(item, [role], { target: true }));
         pane.append(make("p", "", role === "truth" ? "truth" : `${role} ${score == null ? "missed" : score.toFixed(2)}`));
         panes.append(pane);
       }
@@ -169,7 +196,22 @@ document.addEventListener("DOMContentLoaded", () => {
       box.append(panes, text);
       return box;
     };
+    // How many objects each choice would leave, given the other choices.
+    const has = (item, one, value) => String(one.dataset.filter ? item[one.dataset.filter] : item.fields?.[one.dataset.field]) === value;
+    const chosen = (except = null) => data("gallery").objects.filter((item) => choices.every((one) => one === except || !one.value || has(item, one, one.value)));
+    const recount = () => {
+      for (const one of choices) {
+        const left = chosen(one);
+        for (const option of one.options) {
+          if (!option.value) continue;
+          const many = left.filter((item) => has(item, one, option.value)).length;
+          option.textContent = `${option.value} (${many})`;
+          option.disabled = !many;
+        }
+      }
+    };
     const show = () => {
+      recount();
       const fit = chosen(), last = Math.max(0, Math.ceil(fit.length / SIZE) - 1);
       page = Math.min(page, last);
       const from = page * SIZE, part = fit.slice(from, from + SIZE);
@@ -189,11 +231,19 @@ document.addEventListener("DOMContentLoaded", () => {
   if ($("#frames")) {
     const ticks = $$("#frames input"), box = $("#frames");
     let now = 0;
+    const silent = (role) => {
+      if (role === "truth") return "truth: no labelled object";
+      const report = data("report"), name = report.entries.find((entry) => entry.role === role)?.name;
+      const limit = report.diagnosis?.entries[name]?.working_point?.threshold;
+      return limit == null ? `${role}: no box` : `${role}: no box above ${limit.toFixed(2)}`;
+    };
     const show = () => {
       const frames = data("gallery").frames, item = frames[now], text = make("figcaption");
       text.append(make("b", "name", item.image), ` ${words(item.fields)} `);
       text.append(make("span", "good", `${item.gained} gained`), ", ", make("span", "bad", `${item.lost} lost`));
-      $("#frame").replaceChildren(picture(item, ticks.filter((one) => one.checked).map((one) => one.dataset.role)), text);
+      const roles = ticks.filter((one) => one.checked).map((one) => one.dataset.role);
+      for (const role of roles) if (!item.boxes[role]?.length) text.append(make("span", "silent", silent(role)));
+      $("#frame").replaceChildren(picture(item, roles, { tags: true }), text);
       $("#frame-count").textContent = `image ${now + 1} of ${frames.length}`;
     };
     const go = (step) => {
