@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detkd.exporting.exporter import ExportResult
     from detkd.inference.predict import PredictResult
+    from detkd.tasks.cache import CacheResult
+    from detkd.tasks.pseudolabel import PseudolabelResult
     from detkd.tasks.results import (
         CompareResult,
         DemoResult,
@@ -23,7 +25,18 @@ if TYPE_CHECKING:
         TrainResult,
     )
 
-__all__ = ["__version__", "compare", "demo", "distill", "evaluate", "export", "predict", "train"]
+__all__ = [
+    "__version__",
+    "cache",
+    "compare",
+    "demo",
+    "distill",
+    "evaluate",
+    "export",
+    "predict",
+    "pseudolabel",
+    "train",
+]
 
 __version__ = "0.1.0"
 
@@ -75,6 +88,18 @@ def export(*, options: Mapping[str, Any] | None = None, **keys: Any) -> ExportRe
 def predict(*, options: Mapping[str, Any] | None = None, **keys: Any) -> PredictResult:
     """Draw the boxes of one or several models: `detkd.predict(model=..., source="video.mp4")`."""
     result: PredictResult = _run("predict", options, keys)
+    return result
+
+
+def cache(action: str, *, options: Mapping[str, Any] | None = None, **keys: Any) -> CacheResult:
+    """Build, list, verify or prune caches: `detkd.cache("build", teacher=..., student=..., data=...)`."""
+    result: CacheResult = _run("cache", options, {"action": action, **keys})
+    return result
+
+
+def pseudolabel(*, options: Mapping[str, Any] | None = None, **keys: Any) -> PseudolabelResult:
+    """Label footage with a teacher: `detkd.pseudolabel(teacher=..., data=..., source="street.mp4")`."""
+    result: PseudolabelResult = _run("pseudolabel", options, keys)
     return result
 
 

@@ -6,13 +6,15 @@ configuration.
 
 from __future__ import annotations
 
+from detkd.tasks.cache import cache
 from detkd.tasks.compare import compare_models as compare
 from detkd.tasks.demo import demo
 from detkd.tasks.distill import distill
 from detkd.tasks.evaluate import evaluate
 from detkd.tasks.export import export
 from detkd.tasks.predict import predict
+from detkd.tasks.pseudolabel import pseudolabel
 from detkd.tasks.train import train
 from detkd.tasks.watch import watch
 
-__all__ = ["compare", "demo", "distill", "evaluate", "export", "predict", "train", "watch"]
+__all__ = ["cache", "compare", "demo", "distill", "evaluate", "export", "predict", "pseudolabel", "train", "watch"]

@@ -26,6 +26,8 @@ __all__ = ["CONDITION_MET", "main", "run"]
 CONDITION_MET = 3
 """Exit status when `fail_if` holds; 0 is success, 1 a bug, 2 something the user can fix, 130 an interruption."""
 
+_CONTINUE = frozenset({"cache", "pseudolabel"})  # find what an interrupted attempt has made by themselves
+
 # Where Hydra would put its own logs and folders. Run folders are ours; a sweep gets one folder with one inside per job.
 _HYDRA = {
     "hydra/job_logging": "none",
@@ -191,8 +193,6 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     """
     try:
         overrides, options = split_options(arguments)
-        if verb == "watch" and overrides and "=" not in overrides[0]:
-            overrides[0] = f"run={overrides[0]}"  # detkd watch runs/x
         if {"-h", "--help"} & set(options):
             config_dir = _option(options, "--config-dir", "-cd")
             print(usage.describe(verb, [Path(config_dir)] if config_dir else []))
@@ -203,6 +203,8 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         # Training raises it with the run folder, once everything needed to go on is on disk.
         hint = f"; go on with: detkd {verb} resume={quote(str(stop.args[0]))}" if stop.args else ""
+        if verb in _CONTINUE:
+            hint = "; the same command again goes on where it stopped"
         print(f"detkd {verb}: stopped{hint}", file=sys.stderr)
         return 130
     except SystemExit as leave:

@@ -12,7 +12,7 @@ import yaml
 from detkd import paths
 from detkd.errors import ConfigError, DetkdError
 from detkd.faults import translate
-from detkd.quoting import rewrite, text
+from detkd.quoting import as_typed, name_words, rewrite, text
 from detkd.signature import call_problems, nearest, type_problem
 
 __all__ = ["EXAMPLES", "VERBS", "build", "compose", "from_arguments", "plain", "rewrite_all"]
@@ -25,6 +25,8 @@ EXAMPLES = {
     "watch": "detkd watch run=runs/distill",
     "export": "detkd export model=runs/distill format=onnx",
     "predict": "detkd predict model=runs/distill source=data/samples",
+    "cache": "detkd cache build teacher=yolo26x student=yolo26n data=toy cache=views",
+    "pseudolabel": "detkd pseudolabel teacher=yolo26x data=toy source=footage",
     "demo": "detkd demo",
 }
 """One typical command for each verb."""
@@ -36,7 +38,13 @@ _OPTIONAL: dict[str, dict[str, str | None]] = {
     "evaluate": {"model": "detections", "data": "gt"},
     "compare": {"teacher": None, "data": None, "before": "runs", "after": "runs"},
     "export": {"data": None},
+    "cache": {"teacher": None, "student": None, "data": None},
 }
+_CHOICES = {
+    "cache": {"action": ("build", "info", "verify", "prune")},
+    "pseudolabel": {"stage": ("all", "collect", "answer", "form")},
+}
+_WORDS = {"watch": ("run",), "cache": ("action", "path")}  # keys that may be typed as bare words, in this order
 _NEEDED = frozenset({"model", "teacher", "student", "data"})  # groups that `key=null` leaves out
 _MIXED = frozenset({"control"})  # true, false or a path
 _META = frozenset({"_target_", "_args_", "_convert_", "_partial_", "_recursive_"})
@@ -52,6 +60,7 @@ def rewrite_all(
 ) -> list[str]:
     """Return the overrides as Hydra shall read them; see `detkd.quoting.rewrite`."""
     groups = {group: paths.group_choices(group, extra) for group in paths.verb_groups(verb)}
+    overrides = name_words(overrides, _WORDS.get(verb, ()))
     return [new for override in overrides for new in rewrite(override, groups, sweep=sweep, composed=composed)]
 
 
@@ -90,22 +99,7 @@ def compose(verb: str, overrides: Sequence[str] = (), *, config_dir: str | Path 
 
 def from_arguments(verb: str, arguments: Mapping[str, Any], *, config_dir: str | Path | None = None) -> dict[str, Any]:
     """Return the configuration of a verb from Python values, e.g. `{"data": "toy", "trainer.lr0": 0.01}`."""
-    return compose(verb, [f"{key}={_typed(value)}" for key, value in arguments.items()], config_dir=config_dir)
-
-
-def _typed(value: Any) -> str:
-    """Return a Python value as a person would type it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}: {_nested(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(_nested(item) for item in value) + "]"
-    return str(value)
-
-
-def _nested(value: Any) -> str:
-    return text(str(value)) if isinstance(value, (str, Path)) else _typed(value)
+    return compose(verb, [f"{key}={as_typed(value)}" for key, value in arguments.items()], config_dir=config_dir)
 
 
 def plain(verb: str, cfg: Any, typed: Sequence[str] = ()) -> dict[str, Any]:
@@ -146,6 +140,11 @@ def plain(verb: str, cfg: Any, typed: Sequence[str] = ()) -> dict[str, Any]:
         for key, default in defaults.items()
         if key in values and key not in _MIXED and (problem := _wrong_type(values[key], default))
     ]
+    problems += [
+        f"{key}: must be one of {', '.join(known)}, got {values[key]}{nearest(str(values[key]), known)}"
+        for key, known in _CHOICES.get(verb, {}).items()
+        if values[key] not in known
+    ]
     if problems:
         raise ConfigError("\n".join(problems))
     return values
@@ -162,7 +161,7 @@ def _wrong_type(value: Any, default: Any) -> str | None:
 
 def _settle_missing(verb: str, values: dict[str, Any], missing: set[str]) -> None:
     """Replace groups nobody chose by None where the verb can do without, and refuse the rest by name."""
-    optional = _OPTIONAL.get(verb, {})
+    optional = {} if (verb, values.get("action")) == ("cache", "build") else _OPTIONAL.get(verb, {})
     groups = paths.verb_groups(verb)
     problems = []
     for name in [*groups, *(key for key in sorted(missing) if key.removesuffix(".path") not in groups)]:

@@ -37,6 +37,9 @@ def _no_key(message: str, keys: Collection[str], groups: Collection[str]) -> str
     key = match[1].removeprefix("++").removeprefix("+")
     if "No match in the defaults list" in message and key in groups:
         return f"{key}: not a choice of this config; set {key}.path=... instead"
+    group = key.partition(".")[0]
+    if key in keys and group in groups:  # e.g. cache.views with cache=none
+        return f"{key}: the choice made for {group} has no such key; make another with {group}=... (see --help)"
     return f"{key}: no such key{nearest(key, keys) or '; see the keys with --help'}"
 
 

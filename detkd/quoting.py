@@ -18,22 +18,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from detkd.errors import ConfigError
 
-__all__ = ["OPEN_KEYS", "TEXT_KEYS", "literal", "quote", "rewrite", "split_commas", "split_options", "text"]
+__all__ = [
+    "OPEN_KEYS",
+    "TEXT_KEYS",
+    "as_typed",
+    "literal",
+    "name_words",
+    "quote",
+    "rewrite",
+    "split_commas",
+    "split_options",
+    "text",
+]
 
 # fmt: off
 TEXT_KEYS = frozenset({
-    "after", "before", "control", "detections", "device", "fail_if", "gt", "name", "out", "reference",
-    "resume", "run", "source", "teacher",
+    "after", "before", "control", "detections", "device", "fail_if", "gt", "name", "out", "path", "reference",
+    "reject", "resume", "run", "source", "teacher",
     "data.name", "data.train", "data.val", "data.test", "data.split.pattern", "data.split.field",
 })
 """Keys whose value is a text, whatever it looks like (next to every key that ends in `.path`)."""
 
 _FLAG_OR_TEXT = frozenset({"control"})  # true and false keep their meaning
 _LIST_OR_TEXT = frozenset({
-    "model.path", "data.train", "data.val", "data.test", "before", "after", "control", "teacher.path",
+    "model.path", "data.train", "data.val", "data.test", "before", "after", "control", "reject", "source",
+    "teacher.path",
 })
 
 OPEN_KEYS = ("trainer.", "teacher.class_map", "student.scale", "model.scale")
@@ -89,6 +102,35 @@ def split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             key = name.lstrip("-").replace("-", "_")
             raise ConfigError(f"{name}: no such option; keys are written {key}=VALUE (options: --hydra-help)")
     return overrides, options
+
+
+def name_words(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return overrides with the bare words among them turned into `name=word`, in the order of `names`.
+
+    Words beyond the names stay as they are and are refused later; `~key` deletes a key and is no bare word.
+    """
+    given = {word.partition("=")[0] for word in words if "=" in word}
+    free = [name for name in names if name not in given]
+    out = []
+    for word in words:
+        bare = "=" not in word and (not word.startswith("~") or word.startswith("~/"))
+        out.append(f"{free.pop(0)}={word}" if bare and free else word)
+    return out
+
+
+def as_typed(value: object) -> str:
+    """Return a Python value as a person would type it behind `key=`."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}: {_nested(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(_nested(item) for item in value) + "]"
+    return str(value)
+
+
+def _nested(value: object) -> str:
+    return text(str(value)) if isinstance(value, (str, Path)) else as_typed(value)
 
 
 def quote(value: str) -> str:

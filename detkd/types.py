@@ -29,12 +29,14 @@ class HeadOutput(NamedTuple):
         boxes_xyxy: Decoded boxes in pixels of the student's input, (B, A, 4).
         distances: Decoded left, top, right, bottom distances in cells (stride units), (B, A, 4).
         dist: Raw distribution logits per side, (B, A, 4, R), or None for heads without DFL (YOLO26).
+        known: True where the source has an answer, (B, A) bool; None for everywhere. A cache knows some anchors only.
     """
 
     logits: Tensor
     boxes_xyxy: Tensor
     distances: Tensor
     dist: Tensor | None = None
+    known: Tensor | None = None
 
 
 class View(NamedTuple):

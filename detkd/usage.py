@@ -48,9 +48,22 @@ _EXAMPLES = {
         "detkd predict model=best.pt source=street.mp4 conf=0.4",
         "detkd predict model=[before.pt,after.pt] source=street.jpg",
     ),
+    "cache": (
+        "detkd cache build teacher=yolo26x student=yolo26n data=coco128 cache=views cache.views=10",
+        "detkd cache build teacher=rtdetr-l.pt student=yolo26n data=my/data.yaml cache=instances cache.flip=true",
+        "detkd cache info",
+        "detkd cache verify runs/cache/views-toy-0123456789abcdef",
+        "detkd cache prune older_days=30 dry_run=true",
+    ),
+    "pseudolabel": (
+        "detkd pseudolabel teacher=runs/teacher data=my/data.yaml source=street.mp4",
+        "detkd pseudolabel teacher=a.pt teachers=[b.pt] flip=true data=toy source='footage/*.mp4' precision=0.9",
+        "detkd pseudolabel teacher=runs/teacher data=my/data.yaml source=street.mp4 stage=form reject=rejected.json",
+    ),
     "demo": ("detkd demo", "detkd demo seed=1 out=runs/demo1", "detkd demo --cfg job"),
 }
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>\w+): *(?P<value>.*?) *# (?P<comment>.*)$")
+_NAMED = frozenset({"model", "student", "teacher"})  # groups that also take the name of official weights
 _INDENT = 26
 
 
@@ -94,7 +107,7 @@ def _keys(lines: Sequence[str], width: int, prefix: str = "") -> list[str]:
 
 def overview() -> str:
     """Return the text of `detkd --help`."""
-    rows = [f"  {verb:<10}{_purpose(verb)}" for verb in VERBS]
+    rows = [f"  {verb:<13}{_purpose(verb)}" for verb in VERBS]
     return "\n".join(
         [
             "detkd: make a smaller, faster detector learn from a bigger one, and see mAP before and after.",
@@ -117,7 +130,7 @@ def describe(verb: str, extra: Sequence[Path] = ()) -> str:
         choices = paths.group_choices(group, extra)
         shown = [choice for choice in choices if choice != "path"]
         if "path" in choices:
-            known = "a path" if group == "data" else "a path or an official name such as yolo26n"
+            known = "a path or an official name such as yolo26n" if group in _NAMED else "a path"
             shown.append(f"or {known}" if shown else known)
         if shown:
             groups.append(_entry(f"{group}=", " | ".join(shown), width))
@@ -125,15 +138,17 @@ def describe(verb: str, extra: Sequence[Path] = ()) -> str:
     if groups:
         parts += ["", "choices, each with keys of its own (see --cfg job):", *groups]
     parts += ["", "keys and their defaults:", *_keys(_lines(verb), width)]
-    if "report" in paths.verb_groups(verb):
+    if "report" in paths.verb_groups(verb) and verb != "cache":  # there it is for overlays only
         parts += ["", "keys of the report (docs/comparison.md):", *_keys(_lines("report/default"), width, "report.")]
+    for kind in ("views", "instances") if verb == "cache" else ():
+        parts += ["", f"keys of cache={kind} (docs/cache.md):", *_keys(_lines(f"cache/{kind}"), width, "cache.")]
     if "trainer" in paths.verb_groups(verb):
         parts += ["", "Any training argument of Ultralytics: trainer.lr0=0.01"]
     parts += [
         "",
         "look before you run:  --cfg job (the whole config), --info defaults-tree (where it comes from)",
     ]
-    if "seed" in paths.primary(verb):
+    if "seed" in paths.primary(verb) and verb != "cache":  # a cache serves all seeds
         parts.append(f"several runs at once: detkd {verb} --multirun seed=0,1,2  (a comma sweeps only here)")
     parts.append("presets of your own:  --config-dir FOLDER experiment=NAME")
     return "\n".join(parts)

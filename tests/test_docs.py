@@ -169,7 +169,7 @@ def settle(words: list[str]) -> None:
 
 
 def build_recipe(config: dict[str, Any]) -> None:
-    from detkd.tasks.distill import make_recipe
+    from detkd.tasks.recipes import make_recipe
 
     recipe = make_recipe(config["distill"], tuple(config["plugins"]))
     assert set(recipe.terms) == set(config["distill"]["terms"])

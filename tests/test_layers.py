@@ -14,9 +14,9 @@ MAX_LINES = 300
 LAYERS = {
     "errors": 0, "types": 0, "io": 0, "progress": 0, "environment": 0, "system_check": 0,
     "ops": 1, "runs": 1,
-    "losses": 2, "data": 2, "evaluation": 2,
+    "losses": 2, "data": 2, "evaluation": 2, "caching": 2,
     "models": 3, "statistics": 3, "diagnosis": 3,
-    "training": 4, "inference": 4, "exporting": 4, "report": 4,
+    "training": 4, "inference": 4, "exporting": 4, "report": 4, "footage": 4,
     "config": 5, "paths": 5, "quoting": 5, "faults": 5, "signature": 5,
     "tasks": 6,
     "api": 7, "usage": 7,
@@ -27,6 +27,7 @@ LAYERS = {
 BESIDE = {
     "types": {"errors"}, "io": {"errors"}, "progress": {"errors"}, "environment": {"errors"},
     "exporting": {"inference"},  # what was exported is run by the same detector
+    "footage": {"inference"},  # images and videos are found and read in the same way
     "faults": {"signature"},
     "config": {"paths", "quoting", "faults", "signature"},
 }  # fmt: skip
@@ -36,7 +37,7 @@ FENCED = {
     "ultralytics": {"models", "training", "inference", "exporting"},
     "hydra": {"config", "cli"},
     "omegaconf": {"config", "cli"},
-    "torch": {"types", "ops", "losses", "models", "training", "inference", "exporting", "tasks"},
+    "torch": {"types", "ops", "losses", "caching", "models", "training", "inference", "exporting", "tasks"},
 }
 """Which modules or sub-packages may import a heavy or copyleft library."""
 

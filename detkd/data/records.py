@@ -29,6 +29,9 @@ class ImageRecord:
         crowd: True for COCO crowd regions: evaluated as such, never trained on, bool (N,).
         areas: Object area in square pixels (COCO's `area`, else width x height), float64 (N,).
         meta: Any further field of the image record (camera, time, light, ...), JSON values only.
+        quality: How far each box is trusted, float64 (N,) in (0, 1]; None for labels made by people.
+        labelled: Whether the boxes are all there is to see. False: they teach nothing, not even where nothing is.
+        taught: Whether a teacher's answer to this image counts.
     """
 
     image_id: int
@@ -40,6 +43,9 @@ class ImageRecord:
     crowd: np.ndarray
     areas: np.ndarray
     meta: dict[str, Any] = field(default_factory=dict)
+    quality: np.ndarray | None = None
+    labelled: bool = True
+    taught: bool = True
 
 
 @dataclass(frozen=True)

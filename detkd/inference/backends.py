@@ -17,8 +17,9 @@ import yaml
 from torch import Tensor, nn
 
 from detkd.errors import ModelError
+from detkd.inference.rtdetr import RTDETR_HEAD, check_nms, query_rows, query_vectors
 from detkd.models.head import has_one2many, has_one2one
-from detkd.models.weights import detect_head, load_detector, model_names, quiet, resolve
+from detkd.models.weights import detect_head, is_rtdetr, load_detector, model_names, quiet, resolve
 
 __all__ = ["Backend", "OnnxBackend", "OpenVinoBackend", "TorchBackend", "open_backend"]
 
@@ -29,7 +30,8 @@ class Backend(Protocol):
     Attributes:
         runtime: Name for tables.
         names: Class names in index order.
-        one2one: Whether the deployed head is the NMS-free one.
+        one2one: Whether the deployed head is an NMS-free one.
+        stretch: Whether images fill the whole input, whatever their aspect ratio (RT-DETR).
         shape: Fixed height and width of the input, or None for any multiple of `stride`.
         batch: Fixed number of images per call, or None.
         stride: Coarsest stride in pixels.
@@ -41,6 +43,7 @@ class Backend(Protocol):
     runtime: str
     names: tuple[str, ...]
     one2one: bool
+    stretch: bool
     shape: tuple[int, int] | None
     batch: int | None
     stride: int
@@ -57,6 +60,15 @@ class Backend(Protocol):
         """
         ...
 
+    def vectors(self, images: Tensor) -> Tensor | None:
+        """Run an NMS-free head that can say more than one class per box.
+
+        Returns:
+            (B, 4 + C, K) with centre x, centre y, width, height in pixels and all class scores of each query, or None
+            where `__call__` tells all there is.
+        """
+        ...
+
 
 class TorchBackend:
     """A checkpoint, fused as it would be deployed: batch normalisation folded, only the chosen head kept."""
@@ -68,23 +80,27 @@ class TorchBackend:
     def __init__(self, path: Path, *, device: torch.device, nms: bool | None, half: bool, max_det: int) -> None:
         if half and device.type == "cpu":
             raise ModelError("half: half precision needs a GPU for a .pt model, got device=cpu; set half=false")
-        model: Any = load_detector(path, key="model")
-        head: Any = detect_head(model, key="model", source=str(path))
-        if nms is False and not has_one2one(head):
-            raise ModelError(f"nms: {path} has no NMS-free head (YOLO26 has one), got nms=false; use nms=null")
-        if nms is True and not has_one2many(head):
-            raise ModelError(f"nms: {path} has only its NMS-free head, got nms=true; use nms=false")
-        with quiet():
+        model: Any = load_detector(path, key="model", rtdetr=True)
+        self.stretch = is_rtdetr(model)
+        if self.stretch:
+            check_nms(nms, path)
+        else:
+            head: Any = detect_head(model, key="model", source=str(path))
+            if nms is False and not has_one2one(head):
+                raise ModelError(f"nms: {path} has no NMS-free head (YOLO26 has one), got nms=false; use nms=null")
+            if nms is True and not has_one2many(head):
+                raise ModelError(f"nms: {path} has only its NMS-free head, got nms=true; use nms=false")
             model.end2end = nms is False
+            head.max_det = max_det
+        with quiet():
             model = model.fuse(verbose=False)
-        head.max_det = max_det
         model = model.half() if half else model.float()
         # What Ultralytics does on the same hardware; timings would not compare otherwise.
         channels_last = device.type == "cuda" or (device.type == "cpu" and torch.backends.mkldnn.is_available())
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network: nn.Module | None = model.to(device).to(memory_format=layout).eval().requires_grad_(False)
         self.names = model_names(model)
-        self.one2one = bool(model.end2end)
+        self.one2one = self.stretch or bool(model.end2end)
         self.stride = max(int(model.stride.max()), 32)
         size = model.args.get("imgsz")
         self.trained_imgsz: int | None = max(size) if isinstance(size, (list, tuple)) else size
@@ -96,7 +112,14 @@ class TorchBackend:
         with torch.inference_mode():
             outputs = self._model(images.to(self.device, self._dtype))
         result: Tensor = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-        return result
+        return query_rows(result, images) if self.stretch else result
+
+    def vectors(self, images: Tensor) -> Tensor | None:
+        if not self.stretch:
+            return None
+        with torch.inference_mode():
+            _, (boxes, logits, *_) = self._model(images.to(self.device, self._dtype))
+        return query_vectors(boxes[-1], logits[-1], images)
 
 
 class _Exported:
@@ -123,7 +146,10 @@ class _Exported:
         names = entries["names"]
         labels = [names[i] for i in sorted(names)] if isinstance(names, dict) else names
         self.names: tuple[str, ...] = tuple(map(str, labels))
-        self.one2one = bool(entries.get("end2end", False))
+        self.stretch = entries.get("head") == RTDETR_HEAD
+        if self.stretch:
+            check_nms(nms, path)
+        self.one2one = self.stretch or bool(entries.get("end2end", False))
         if nms is not None and nms is self.one2one:
             raise ModelError(
                 f"nms: {path} was exported with {'its NMS-free head' if self.one2one else 'the head that needs NMS'}, "
@@ -135,6 +161,12 @@ class _Exported:
         self.shape: tuple[int, int] | None = None if dynamic else (int(height), int(width))
         self.batch: int | None = None if dynamic else int(entries.get("batch", 1))
         self.stride = int(entries.get("stride", 32))
+
+    def vectors(self, images: Tensor) -> Tensor | None:
+        return None
+
+    def _rows(self, raw: Tensor, images: Tensor) -> Tensor:
+        return query_rows(raw, images) if self.stretch else raw
 
 
 class OnnxBackend(_Exported):
@@ -168,7 +200,7 @@ class OnnxBackend(_Exported):
 
     def __call__(self, images: Tensor) -> Tensor:
         outputs = self._session.run(None, {self._input: images.cpu().numpy().astype(self._dtype, copy=False)})
-        return torch.from_numpy(outputs[0]).float()
+        return self._rows(torch.from_numpy(outputs[0]).float(), images)
 
 
 class OpenVinoBackend(_Exported):
@@ -204,7 +236,7 @@ class OpenVinoBackend(_Exported):
     def __call__(self, images: Tensor) -> Tensor:
         outputs = self._compiled(images.cpu().numpy().astype(np.float32, copy=False))
         # The runtime reuses its buffer for the next image.
-        return torch.from_numpy(np.array(outputs[0], dtype=np.float32))
+        return self._rows(torch.from_numpy(np.array(outputs[0], dtype=np.float32)), images)
 
 
 def open_backend(

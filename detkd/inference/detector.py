@@ -129,10 +129,38 @@ class Detector:
             shape = (int(imgsz), int(imgsz))
         return cls(backend, path, shape, batch=batch, conf=conf, iou=iou, max_det=max_det, multi_label=multi_label)
 
+    def at(self, factor: float) -> Detector:
+        """Return the same network for inputs of `factor` times the size, rounded to the nearest size it can take.
+
+        Raises:
+            ConfigError: If the file was exported with a fixed input size.
+        """
+        stride = self._backend.stride
+        height, width = (max(round(side * factor / stride), 1) * stride for side in self.shape)
+        if (height, width) != self.shape and self._backend.shape is not None:
+            raise ConfigError(
+                f"scales: {self.path} takes only its own input size of {self.imgsz} pixels, got scale {factor:g}; "
+                "use scales=[1.0], or export it again with dynamic=true"
+            )
+        limits: dict[str, Any] = {"conf": self.conf, "iou": self.iou, "max_det": self.max_det}
+        return Detector(
+            self._backend, self.path, (height, width), batch=self.batch, multi_label=self.multi_label, **limits
+        )
+
     @property
     def imgsz(self) -> int:
         """Longer side of the network's input in pixels."""
         return max(self.shape)
+
+    @property
+    def nms_free(self) -> bool:
+        """Whether the head puts out each object once."""
+        return self._backend.one2one
+
+    @property
+    def step(self) -> int:
+        """Images per call of the network."""
+        return self._backend.batch or self.batch
 
     @property
     def device(self) -> torch.device:
@@ -157,7 +185,7 @@ class Detector:
             "device": str(self.device),
             "head": self.head,
             "imgsz": self.shape[0] if self.shape[0] == self.shape[1] else list(self.shape),
-            "letterbox": "square",
+            "letterbox": "stretched" if self._backend.stretch else "square",
             "conf": self.conf,
             "iou": None if self._backend.one2one else self.iou,
             "max_det": self.max_det,
@@ -179,7 +207,7 @@ class Detector:
             DataError: If an image can't be read.
         """
         stream = iter(images)
-        while chunk := list(itertools.islice(stream, self._backend.batch or self.batch)):
+        while chunk := list(itertools.islice(stream, self.step)):
             pixels, placements = self.prepare([i if isinstance(i, np.ndarray) else read_image(i) for i in chunk])
             for rows, placement in zip(self.select(self.raw(pixels), classes=classes), placements, strict=True):
                 found = rows.cpu().numpy()
@@ -187,17 +215,35 @@ class Detector:
 
     def prepare(self, images: Sequence[np.ndarray]) -> tuple[Tensor, list[Placement]]:
         """Letterbox BGR images; return RGB in 0..1, (B, 3, H, W) float32 on the device, and where the images lie."""
-        pairs = [letterbox(image, self.shape) for image in images]
+        pairs = [letterbox(image, self.shape, stretch=self._backend.stretch) for image in images]
         stack = torch.from_numpy(np.stack([canvas for canvas, _ in pairs])).to(self.device)
         pixels = stack.permute(0, 3, 1, 2).flip(1).contiguous().float() / 255
         return pixels, [placement for _, placement in pairs]
 
     def raw(self, pixels: Tensor) -> Tensor:
         """Run the network; see `Backend.__call__` for what comes out. Short batches of fixed-batch files are padded."""
+        return self._backend(self._padded(pixels))[: len(pixels)]
+
+    def dense(self, pixels: Tensor) -> Tensor:
+        """Run the network for all it says about the classes of each box.
+
+        Returns:
+            (B, 4 + C, A) with centre x, centre y, width, height in canvas pixels and class scores. Of an NMS-free head
+            that puts out one class per row, each row is a column here, with 0 for the other classes.
+        """
+        if not self.nms_free:
+            return self.raw(pixels)
+        vectors = self._backend.vectors(self._padded(pixels))
+        if vectors is not None:
+            return vectors[: len(pixels)]
+        rows = self.raw(pixels).float()
+        low, high = rows[..., :2], rows[..., 2:4]
+        chosen = torch.nn.functional.one_hot(rows[..., 5].long(), len(self.names))
+        return torch.cat([(low + high) / 2, high - low, rows[..., 4:5] * chosen], -1).transpose(1, 2)
+
+    def _padded(self, pixels: Tensor) -> Tensor:
         missing = (self._backend.batch or 0) - len(pixels)
-        if missing <= 0:
-            return self._backend(pixels)
-        return self._backend(torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])]))[: len(pixels)]
+        return pixels if missing <= 0 else torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])
 
     def select(
         self,

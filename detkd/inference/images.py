@@ -44,7 +44,7 @@ class Placement(NamedTuple):
         return clipped
 
 
-def letterbox(image: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, Placement]:
+def letterbox(image: np.ndarray, shape: tuple[int, int], *, stretch: bool = False) -> tuple[np.ndarray, Placement]:
     """Scale an image to fit and centre it on a grey canvas, as Ultralytics' predictor and its deployed models do.
 
     Ultralytics' `val` rounds the shorter side up instead of to the nearest pixel, so that its boxes may differ by a
@@ -53,6 +53,7 @@ def letterbox(image: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, Pl
     Args:
         image: BGR, (H, W, 3) uint8.
         shape: Height and width of the canvas.
+        stretch: Fill the canvas and give up the aspect ratio, as RT-DETR was trained.
 
     Returns:
         The canvas, (height, width, 3) uint8, and where the image lies on it.
@@ -60,6 +61,8 @@ def letterbox(image: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, Pl
     height, width = image.shape[:2]
     gain = min(shape[0] / height, shape[1] / width)
     new_width, new_height = max(round(width * gain), 1), max(round(height * gain), 1)
+    if stretch:
+        new_height, new_width = shape
     # The small offset makes an odd remainder put its extra pixel on the right and the bottom.
     left, top = round((shape[1] - new_width) / 2 - 0.1), round((shape[0] - new_height) / 2 - 0.1)
     canvas = np.full((*shape, 3), PAD_VALUE, dtype=np.uint8)

@@ -71,6 +71,7 @@ def detach_view(view: View) -> View:
     heads = {}
     for name, head in view.heads.items():
         dist = None if head.dist is None else head.dist.detach()
-        heads[name] = HeadOutput(head.logits.detach(), head.boxes_xyxy.detach(), head.distances.detach(), dist)
+        logits, boxes, distances = head.logits.detach(), head.boxes_xyxy.detach(), head.distances.detach()
+        heads[name] = HeadOutput(logits, boxes, distances, dist, head.known)
     feats = None if view.feats is None else tuple(x.detach() for x in view.feats)
     return view._replace(heads=heads, feats=feats)

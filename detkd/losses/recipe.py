@@ -237,6 +237,9 @@ class Recipe(nn.Module):
                 f"distill.region: must have one weight per image and anchor, {tuple(logits.shape[:2])}, got shape "
                 f"{tuple(region.shape)}; teacher and student need the same anchors"
             )
+        known = teacher.head(branch).known
+        if known is not None:
+            region = region * known.to(region)
         return blank._replace(region=region)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detkd.errors import PairError
 
-__all__ = ["class_map", "map_logits", "plain_name"]
+__all__ = ["class_map", "map_logits", "partial_class_map", "plain_name"]
 
 
 def class_map(
@@ -31,6 +31,52 @@ def class_map(
     Raises:
         PairError: If an explicit name does not exist or a class of the data has no counterpart.
     """
+    sources = _match(teacher_names, data_names, explicit)
+    missing = [name for name, found in zip(data_names, sources, strict=True) if not found]
+    if missing:
+        raise PairError(
+            f"teacher.class_map: the teacher does not know {', '.join(missing)}; teacher: {', '.join(teacher_names)}; "
+            f"data: {', '.join(data_names)}; "
+            f"name counterparts, e.g. teacher.class_map={{{teacher_names[0]}: {missing[0]}}}"
+        )
+    return tuple(tuple(found) for found in sources)
+
+
+def partial_class_map(
+    teacher_names: Sequence[str],
+    data_names: Sequence[str],
+    explicit: Mapping[str, str] | None = None,
+    *,
+    source: str = "the teacher",
+) -> tuple[tuple[int, ...], ...]:
+    """Map as `class_map` does, for a teacher that need not know every class of the data.
+
+    Args:
+        teacher_names: The teacher's classes in index order.
+        data_names: The classes of the data in index order.
+        explicit: `teacher.class_map`: teacher's class to class of the data.
+        source: Which teacher, for messages.
+
+    Returns:
+        One tuple of teacher indices per class of the data, empty where the teacher does not know the class.
+
+    Raises:
+        PairError: If an explicit name does not exist or the teacher knows no class of the data at all.
+    """
+    sources = _match(teacher_names, data_names, explicit)
+    if not any(sources):
+        raise PairError(
+            f"teacher.class_map: {source} knows no class of the data; teacher: {', '.join(teacher_names)}; "
+            f"data: {', '.join(data_names)}; name counterparts, e.g. "
+            f"teacher.class_map={{{next(iter(teacher_names), 'van')}: {next(iter(data_names), 'car')}}}"
+        )
+    return tuple(tuple(found) for found in sources)
+
+
+def _match(
+    teacher_names: Sequence[str], data_names: Sequence[str], explicit: Mapping[str, str] | None
+) -> list[list[int]]:
+    """Return the teacher's indices per class of the data, or raise `PairError` for a name that does not exist."""
     known = {plain_name(name): i for i, name in enumerate(teacher_names)}
     wanted = {plain_name(name): i for i, name in enumerate(data_names)}
     sources: list[list[int]] = [[] for _ in data_names]
@@ -47,14 +93,7 @@ def class_map(
         index = known.get(name, -1)
         if index >= 0 and index not in renamed:
             sources[target_index].insert(0, index)
-    missing = [name for name, found in zip(data_names, sources, strict=True) if not found]
-    if missing:
-        raise PairError(
-            f"teacher.class_map: the teacher does not know {', '.join(missing)}; teacher: {', '.join(teacher_names)}; "
-            f"data: {', '.join(data_names)}; "
-            f"name counterparts, e.g. teacher.class_map={{{teacher_names[0]}: {missing[0]}}}"
-        )
-    return tuple(tuple(found) for found in sources)
+    return sources
 
 
 def plain_name(name: str) -> str:

@@ -12,10 +12,10 @@ from ultralytics.nn.tasks import DetectionModel
 
 from detkd.errors import PairError
 from detkd.losses.recipe import Recipe
-from detkd.models.head import AssignmentRecorder, native_weights, read_view
+from detkd.models.head import AssignmentRecorder, native_weights, read_view, select_images
 from detkd.models.teacher import TeacherSource
 from detkd.models.weights import detect_head
-from detkd.types import View
+from detkd.types import Assignment, HeadOutput, View
 
 __all__ = ["DistilledDetector"]
 
@@ -24,6 +24,11 @@ class DistilledDetector(nn.Module):
     """Wraps a student for training; the trainer, its EMA and its validator use it like a detector.
 
     The teacher is no submodule: it is in no state dict, no optimizer, no copy (EMA) and no checkpoint.
+
+    A batch may say which of its images count, in two bool tensors of (B,). The detection loss sees only the images that
+    are `labelled`: in the others, an object without a label would count as background. Distillation sees only those
+    that are `taught`. A sum over the images that count replaces the sum over the batch, so each of them weighs as much
+    as in a batch in which all count. Without these keys all do.
 
     Attributes:
         student_model: The network being trained, a plain Ultralytics detector.
@@ -37,14 +42,13 @@ class DistilledDetector(nn.Module):
         self.recipe = recipe
         self.progress = 0.0
         self.stride = student.stride
-        self._recorder: AssignmentRecorder | None = None
         # In a list, so that nn.Module does not register a teacher that is a module.
         self._source: list[TeacherSource] = [source]
         self.kd_names: tuple[str, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave teacher and hooks out of copies and pickles."""
-        return {**self.__dict__, "_source": [], "_recorder": None}
+        """Leave the teacher out of copies and pickles."""
+        return {**self.__dict__, "_source": []}
 
     def probe(self, imgsz: int, teacher_imgsz: int) -> None:
         """Run both once on an empty image: refuses pairs that don't fit and fixes the names of the loss terms.
@@ -95,16 +99,30 @@ class DistilledDetector(nn.Module):
         outputs = self.student_model(batch["img"]) if preds is None else preds
         if self.criterion is None:
             self.criterion = self.student_model.init_criterion()
-        if self._recorder is None:
-            self._recorder = AssignmentRecorder(self.criterion)
-        loss, items = self.student_model.loss(batch, outputs)
+        images = len(batch["img"])
+        labelled, taught = _chosen(batch, "labelled"), _chosen(batch, "taught")
+        with AssignmentRecorder(self.criterion) as recorder:
+            if labelled is None:
+                loss, items = self.student_model.loss(batch, outputs)
+            else:
+                loss, items = self.student_model.loss(_labels_of(batch, labelled), select_images(outputs, labelled))
+        assignments = recorder.take()
+        if labelled is not None:
+            assignments = {branch: _spread(part, labelled, images) for branch, part in assignments.items()}
         student = read_view(outputs, self.student_model.model[-1])
         teacher = self._source[0].answer(batch, student)
-        kd, kd_items = self.recipe(
-            student, teacher, self._recorder.take(), self.progress, native_weights(self.criterion)
-        )
+        count = images
+        if taught is not None:
+            count = len(taught)
+            # With none, all go in and nothing of it counts: every learnable layer needs its gradient, if only a zero.
+            rows = taught if count else torch.arange(images, device=taught.device)
+            student, teacher = _pick(student, rows), _pick(teacher, rows)
+            assignments = {branch: Assignment(*(x[rows] for x in part)) for branch, part in assignments.items()}
+        kd, kd_items = self.recipe(student, teacher, assignments, self.progress, native_weights(self.criterion))
+        if not count:
+            kd, kd_items = kd * 0, {name: value * 0 for name, value in kd_items.items()}
         alpha = self.recipe.alpha
-        total = torch.cat([alpha * loss, (1 - alpha) * kd[None] * len(batch["img"])])
+        total = torch.cat([alpha * loss, (1 - alpha) * kd[None] * count])
         return total, {**items, **kd_items, "kd": kd.detach()}
 
     def fuse(self, verbose: bool = True, imgsz: int | list[int] = 640) -> nn.Module:
@@ -120,7 +138,6 @@ class DistilledDetector(nn.Module):
     @criterion.setter
     def criterion(self, value: Any) -> None:
         self.student_model.criterion = value
-        self._recorder = None
 
     def init_criterion(self) -> Any:
         """Return a new detection loss of the student."""
@@ -138,3 +155,35 @@ class DistilledDetector(nn.Module):
     def set_head_attr(self, **kwargs: Any) -> None:
         """Set attributes of the student's head."""
         self.student_model.set_head_attr(**kwargs)
+
+
+def _chosen(batch: dict[str, Any], key: str) -> Tensor | None:
+    """Return the numbers of the images for which `key` holds, (N,), or None if it holds for all."""
+    flags: Tensor | None = batch.get(key)
+    if flags is None or bool(flags.all()):
+        return None
+    return flags.to(batch["img"].device).nonzero()[:, 0]
+
+
+def _labels_of(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    """Return the labels of these images, whose numbers become 0, 1, ..."""
+    number = rows.new_full((len(batch["img"]),), -1)
+    number[rows] = torch.arange(len(rows), device=rows.device)
+    image = number.to(batch["batch_idx"].device)[batch["batch_idx"].view(-1).long()]
+    kept = image >= 0
+    labels = {key: batch[key][kept] for key in ("cls", "bboxes")}
+    return {**labels, "batch_idx": image[kept].to(batch["batch_idx"])}
+
+
+def _spread(part: Assignment, rows: Tensor, images: int) -> Assignment:
+    """Put the assignment of some images back at their places in the batch; the others have no foreground."""
+    return Assignment(*(x.new_zeros(images, *x.shape[1:]).index_copy_(0, rows, x) for x in part))
+
+
+def _pick(view: View, rows: Tensor) -> View:
+    """Keep these images of a view."""
+    heads = {}
+    for name, head in view.heads.items():
+        kept = {part: x[rows] for part, x in head._asdict().items() if x is not None}
+        heads[name] = HeadOutput(**kept)
+    return view._replace(heads=heads, feats=None if view.feats is None else tuple(x[rows] for x in view.feats))

@@ -17,20 +17,27 @@ from ultralytics.nn.modules.block import RepVGGDW
 from ultralytics.nn.modules.conv import Conv, Conv2, ConvTranspose, RepConv
 from ultralytics.nn.modules.head import Detect
 from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
-from ultralytics.utils.tal import dist2bbox, make_anchors
+from ultralytics.utils.tal import TaskAlignedAssigner, dist2bbox, make_anchors
 from ultralytics.utils.torch_utils import fuse_conv_and_bn, fuse_deconv_and_bn
 
 from detkd.types import Assignment, Branch, HeadOutput, View
 
 __all__ = [
     "AssignmentRecorder",
+    "assigners",
     "fold_batchnorm",
     "has_one2many",
     "has_one2one",
     "native_weights",
+    "object_assigner",
+    "pad_rows",
     "raw_outputs",
     "read_view",
+    "select_images",
 ]
+
+_CANDIDATES: dict[str, int] = {"one2many": 10, "one2one": 7}
+"""Anchors the native losses consider per object. Of its seven, one2one then keeps the best aligned one."""
 
 
 def has_one2one(head: Detect) -> bool:
@@ -80,18 +87,82 @@ def _head_output(raw: dict[str, Tensor], head: Detect, anchor_points: Tensor, st
     return HeadOutput(logits, dist2bbox(boxes, anchor_points, xywh=False) * strides, boxes, dist)
 
 
+def select_images(outputs: Any, index: Tensor) -> Any:
+    """Keep some images of raw training outputs.
+
+    Args:
+        outputs: What the model returned in training mode: tensors of (B, ...) in dictionaries and lists.
+        index: Numbers of the images to keep, (N,), in the order they shall have; none is allowed.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs.index_select(0, index)
+    if isinstance(outputs, dict):
+        return {name: select_images(part, index) for name, part in outputs.items()}
+    return [select_images(part, index) for part in outputs]
+
+
+def pad_rows(rows: Tensor, image: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    """Lay out the objects of a batch image by image, each at the position the native loss gives it.
+
+    Args:
+        rows: One row per object, (N, ...).
+        image: Number of each object's image, (N,).
+        images: Images in the batch, B.
+
+    Returns:
+        Rows per image, filled up with zeros, (B, M, ...) with M the most objects of an image, and where there is one,
+        (B, M) bool.
+    """
+    image = image.view(-1).long()
+    counts = torch.bincount(image, minlength=images)
+    most = int(counts.max()) if len(image) else 0
+    padded, present = rows.new_zeros(images, most, *rows.shape[1:]), torch.zeros(images, most, device=rows.device) > 0
+    order = image.argsort(stable=True)
+    image = image[order]
+    position = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
+    padded[image, position] = rows[order]
+    present[image, position] = True
+    return padded, present
+
+
+def object_assigner(branch: str, num_classes: int, strides: Tensor) -> TaskAlignedAssigner:
+    """Return the native assigner of a head, before one2one reduces its candidates to one per object.
+
+    Args:
+        branch: Name of the head.
+        num_classes: C.
+        strides: Pixels per cell of each anchor, (A, 1).
+    """
+    pixels = strides.unique().tolist()  # ascending
+    return TaskAlignedAssigner(_CANDIDATES[branch], num_classes, alpha=0.5, beta=6.0, stride=pixels)
+
+
+def assigners(criterion: E2ELoss | v8DetectionLoss) -> dict[Branch, TaskAlignedAssigner]:
+    """Return the label assigner of each head."""
+    if isinstance(criterion, E2ELoss):
+        return {"one2many": criterion.one2many.assigner, "one2one": criterion.one2one.assigner}
+    return {"one2many": criterion.assigner}
+
+
 class AssignmentRecorder:
-    """Keeps what the label assigner of each head decided in the last forward pass."""
+    """Keeps what the label assigner of each head decided in the last forward pass.
+
+    As a context it leaves no hook behind, so that none gets into a copy of the model.
+    """
 
     def __init__(self, criterion: E2ELoss | v8DetectionLoss) -> None:
         self._last: dict[Branch, Assignment] = {}
-        parts: dict[Branch, v8DetectionLoss] = (
-            {"one2many": criterion.one2many, "one2one": criterion.one2one}
-            if isinstance(criterion, E2ELoss)
-            else {"one2many": criterion}
-        )
-        for branch, part in parts.items():
-            part.assigner.register_forward_hook(partial(self._keep, branch))
+        self._hooks = [
+            assigner.register_forward_hook(partial(self._keep, branch))
+            for branch, assigner in assigners(criterion).items()
+        ]
+
+    def __enter__(self) -> AssignmentRecorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
 
     def _keep(self, branch: Branch, _module: nn.Module, _inputs: Any, outputs: tuple[Tensor, ...]) -> None:
         _, boxes, scores, foreground, _ = outputs

@@ -18,7 +18,7 @@ import detkd.environment as environment
 import torch
 import yaml
 from torch import nn
-from ultralytics.nn.modules.head import Detect
+from ultralytics.nn.modules.head import Detect, RTDETRDecoder
 from ultralytics.nn.tasks import DetectionModel, _SafeLoad, load_checkpoint, yaml_model_load
 from ultralytics.utils import LOGGER, SETTINGS
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
@@ -30,6 +30,7 @@ __all__ = [
     "build_detector",
     "checkpoint_imgsz",
     "detect_head",
+    "is_rtdetr",
     "load_detector",
     "model_names",
     "quiet",
@@ -107,8 +108,13 @@ def _download_help(name: str) -> str:
     return f"check the network, or copy {name} to this folder and name its path"
 
 
-def load_detector(value: str | Path, *, key: str) -> DetectionModel:
+def load_detector(value: str | Path, *, key: str, rtdetr: bool = False) -> DetectionModel:
     """Load a detector in float32, eval mode, with its class names.
+
+    Args:
+        value: Name or path, see `resolve`.
+        key: Config key for messages.
+        rtdetr: Accept RT-DETR too: it can answer, but has no anchors on which a student could be compared with it.
 
     Raises:
         ModelError: If the file is missing, damaged, refused by the allow-list, or no detector.
@@ -134,8 +140,15 @@ def load_detector(value: str | Path, *, key: str) -> DetectionModel:
         raise ModelError(
             f"{key}: {path} can't be loaded ({type(err).__name__}: {str(err).splitlines()[0][:160]})"
         ) from err
-    detect_head(model, key=key, source=str(path))
+    if not (rtdetr and is_rtdetr(model)):
+        detect_head(model, key=key, source=str(path))
     return model
+
+
+def is_rtdetr(model: nn.Module) -> bool:
+    """Return whether the model ends in RT-DETR's decoder."""
+    layers = getattr(model, "model", None)
+    return isinstance(layers, nn.Sequential) and len(layers) > 0 and isinstance(layers[-1], RTDETRDecoder)
 
 
 def detect_head(model: nn.Module, *, key: str, source: str) -> Detect:
@@ -144,6 +157,11 @@ def detect_head(model: nn.Module, *, key: str, source: str) -> Detect:
     Raises:
         ModelError: If the model ends in something else (segmentation, classification, RT-DETR, ...).
     """
+    if is_rtdetr(model):
+        raise ModelError(
+            f"{key}: {source} is an RT-DETR, which has no Detect head; choose a YOLO detection model, or let RT-DETR "
+            "teach through stored answers (cache=instances)"
+        )
     layers = getattr(model, "model", None)
     head = layers[-1] if isinstance(layers, nn.Sequential) and len(layers) else None
     if type(head) is not Detect:
@@ -200,7 +218,7 @@ def checkpoint_imgsz(path: Path) -> int:
     """Return the image size a checkpoint was trained at, 640 for files that don't say (exported: their own)."""
     if path.suffix != ".pt":
         return 640
-    args: Any = load_detector(path, key="model").args
+    args: Any = load_detector(path, key="model", rtdetr=True).args
     size = (args if isinstance(args, Mapping) else vars(args)).get("imgsz", 640)
     return int(max(size) if isinstance(size, (list, tuple)) else size)
 

@@ -13,20 +13,24 @@ from detkd.errors import ConfigError
 __all__ = ["albumentations_list", "pick_device", "ultralytics_arguments"]
 
 
-def pick_device(value: object) -> str:
+def pick_device(value: object, *, ranks: bool = False) -> str:
     """Return the device as Ultralytics writes it; `auto` takes the first GPU, else the CPU.
+
+    Args:
+        value: The key `device`.
+        ranks: Whether several processes may share the work; `auto` then gives each a GPU of its own.
 
     Raises:
         ConfigError: If there is no such device.
     """
     import torch
 
-    if int(os.environ.get("RANK", "-1")) != -1:
+    if int(os.environ.get("RANK", "-1")) != -1 and not ranks:
         raise ConfigError("device: distributed launchers are not supported yet; unset RANK and name one device")
     text = str(value).strip().lower()
     count = torch.cuda.device_count()
     if text == "auto":
-        return "0" if count else "cpu"
+        return str(int(os.environ.get("LOCAL_RANK", "0")) % count) if count else "cpu"
     if text in {"cpu", "mps"}:
         if text == "mps" and not torch.backends.mps.is_available():
             raise ConfigError("device: this machine has no MPS device; use device=cpu")

@@ -46,7 +46,7 @@ def get_data(node: Mapping[str, Any], folder: Path | None = None) -> DataSpec:
     """
     from detkd.models.datasets import ultralytics_dataset
 
-    source = {key: value for key, value in node.items() if key != "train_images"}
+    source = {key: value for key, value in node.items() if key not in {"train_images", "labelled"}}
     if source.get("format") == "toy":
         drawn = draw_toy(
             source["path"],

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detkd.config import build
 from detkd.data.coco import to_coco
 from detkd.data.records import DataSpec
 from detkd.errors import ConfigError, PairError
@@ -15,48 +14,32 @@ from detkd.evaluation.metrics import Metrics
 from detkd.evaluation.side import Run, Side, make_run
 from detkd.evaluation.tables import metrics_table, per_class_table
 from detkd.evaluation.truth import load_truth
-from detkd.io import read_json
+from detkd.io import read_json, write_json
 from detkd.progress import console, out
 from detkd.report.comparison import compare
 from detkd.report.notes import Note
 from detkd.report.tables import headline
 from detkd.runs import finish_run, read_config, start_run
+from detkd.tasks.cache import with_packaged_teacher
+from detkd.tasks.cache_kinds import teacher_sizes
+from detkd.tasks.caches import prepare
 from detkd.tasks.common import evaluate_weights, get_data, report_set, split_of
 from detkd.tasks.compare import check_report, picture_settings, report_settings, slice_fields, write_report
+from detkd.tasks.pool import control_set, with_unlabelled
+from detkd.tasks.recipes import make_recipe
 from detkd.tasks.results import DistillResult, TrainResult
-from detkd.tasks.train import begin, keep_pictures, resumable, train_and_evaluate
+from detkd.tasks.train import begin, epoch_samples, keep_pictures, resumable, train_and_evaluate
 
-__all__ = ["distill", "distill_on", "make_recipe", "print_outcome"]
+__all__ = ["distill", "distill_on", "print_outcome"]
 
+FEWER_IMAGES = (
+    "the control learned from the {} labelled images alone, the student from {} images; both made the same number of "
+    "steps"
+)
 NO_CONTROL = (
     "no control was trained, so this says how far the student is from its teacher, not what distillation added; "
     "use control=true"
 )
-
-
-def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
-    """Build the distillation loss from the `distill` group.
-
-    Raises:
-        ConfigError: Naming every key that can't be used.
-    """
-    from detkd.losses.recipe import Recipe
-
-    allow = ("detkd.", *(f"{name}." for name in plugins))
-    terms = {
-        name: {**term, "loss": build(term["loss"], allow=allow, key=f"distill.terms.{name}.loss")}
-        for name, term in (node.get("terms") or {}).items()
-        if term is not None
-    }
-    region = build(node["region"], allow=allow, key="distill.region") if node.get("region") else None
-    return Recipe.from_parts(
-        terms,
-        region=region,
-        schedule=node.get("schedule"),
-        alpha=node.get("alpha", 0.5),
-        kd_weight=node.get("lambda", 1.0),
-        heads=node.get("heads"),
-    )
 
 
 def print_estimate(config: Mapping[str, Any]) -> None:
@@ -110,32 +93,32 @@ def pictured(result: DistillResult) -> list[tuple[str, Path, Run]]:
 def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resume: bool = False) -> DistillResult:
     """Train control (where asked for) and student on loaded data and compare them."""
     from detkd.models.teacher import LiveTeacher
-    from detkd.models.weights import resolve
     from detkd.tasks.estimate import estimate
     from detkd.training.plan import Distillation
 
+    config = with_packaged_teacher(config)
     node = config["distill"]
     plugins = tuple(config.get("plugins") or ())
     make_recipe(node, plugins)  # every mistake in it is reported before any work is done
     reported = report_set(spec, str(config.get("checkpoint") or "last"))
     options = check_report(config.get("report") or {}, load_truth(to_coco(reported)))
-    teacher = config["teacher"]
-    teacher_path = str(resolve(teacher["path"], key="teacher"))
-    teacher_imgsz = teacher.get("imgsz") or config["imgsz"]
-    load_imgsz = config.get("load_imgsz") or (teacher_imgsz if teacher_imgsz != config["imgsz"] else None)
-    if teacher_imgsz not in (config["imgsz"], load_imgsz):
-        raise ConfigError(
-            f"teacher.imgsz: must be imgsz ({config['imgsz']}) or load_imgsz ({load_imgsz}), got {teacher_imgsz}"
-        )
+    spec = with_unlabelled(spec, config)
+    teacher_imgsz, load_imgsz = teacher_sizes(config)
     config = {**config, "load_imgsz": load_imgsz}
-    mapping = teacher.get("class_map") or {}
+    teacher_path = _teacher_path(config)
+    cached = prepare(config, spec)
+    mapping = config["teacher"].get("class_map") or {}
     distillation = Distillation(
-        source=lambda names: LiveTeacher.load(teacher_path, names, mapping),
+        source=cached.source if cached else lambda names: LiveTeacher.load(teacher_path, names, mapping),
         recipe=lambda: make_recipe(node, plugins),
         imgsz=teacher_imgsz,
     )
-    console.print(f"[dim]{estimate(config, len(split_of(spec, 'train', key='data')))}[/dim]")
-    control = _control(config, spec, folder, resume)
+    shown = cached.plan if cached else {}
+    train = split_of(spec, "train", key="data")
+    if teacher_path.endswith(".pt"):
+        console.print(f"[dim]{estimate(config, len(train), live=cached is None)}[/dim]")
+    same_images = control_set(train) is train
+    control = _control(config, spec, folder, resume, {k: v for k, v in shown.items() if k != "soft"})
     student = train_and_evaluate(
         config,
         config["student"],
@@ -144,15 +127,19 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         resume=resume,
         distillation=distillation,
         description="distilled",
+        **shown,
     )
+    if cached is not None:
+        write_json(folder / "cache.json", cached.facts)
     if control is not None:
-        check_match(control.outcome, student.outcome)
-    teacher_run, teacher_cost = _teacher(config, teacher_path, int(teacher_imgsz), spec, folder)
+        check_match(control.outcome, student.outcome, same_images=same_images)
+    teacher = _teacher(config, teacher_path, int(teacher_imgsz), spec, folder)
     after = Side("distilled", "after", (student.run,), _with_time(student), str(folder))
-    taught_by = Side("teacher", "teacher", (teacher_run,), teacher_cost, teacher_path)
+    taught_by = None if teacher is None else Side("teacher", "teacher", (teacher[0],), teacher[1], teacher_path)
     before = taught_by
     if control is not None:
         before = Side("control", "before", (control.run,), _with_time(control), str(control.folder))
+    assert before is not None  # _teacher_path makes sure of one of the two
     comparison = compare(
         before,
         after,
@@ -161,8 +148,12 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         slices=slice_fields(options),
         pictures=picture_settings(options, student.run.truth),
     )
+    notes = [] if cached is None else [Note("info", cache_note(cached.facts))]
     if control is None:
-        comparison = replace(comparison, notes=(Note("warning", NO_CONTROL), *comparison.notes))
+        notes.insert(0, Note("warning", NO_CONTROL))
+    elif not same_images:
+        notes.append(Note("info", FEWER_IMAGES.format(len(control_set(train)), len(train))))
+    comparison = replace(comparison, notes=(*notes, *comparison.notes))
     write_report(comparison, folder, config)
     return DistillResult(
         folder,
@@ -170,8 +161,8 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         student.cost,
         student.weights,
         student.outcome,
-        teacher=teacher_run,
-        teacher_cost=teacher_cost,
+        teacher=None if teacher is None else teacher[0],
+        teacher_cost={} if teacher is None else teacher[1],
         control=control,
         comparison=comparison,
     )
@@ -182,18 +173,32 @@ def _with_time(trained: TrainResult) -> dict[str, Any]:
     return {**trained.cost, "train_seconds": trained.outcome.get("seconds")}
 
 
-def check_match(control: Mapping[str, Any], student: Mapping[str, Any]) -> None:
+def cache_note(facts: Mapping[str, Any]) -> str:
+    """Return what the report says about stored answers."""
+    return (
+        f"the teacher's answers were read from a cache ({facts['kind']}, {facts['records']:,} records, "
+        f"{facts['bytes'] / 1e6:,.1f} MB); it took {facts['build_seconds']:,.0f} s to build and can serve further "
+        "runs, so these seconds are not in the training time"
+    )
+
+
+def check_match(control: Mapping[str, Any], student: Mapping[str, Any], *, same_images: bool = True) -> None:
     """Make sure that control and student differ in the teacher alone.
+
+    Args:
+        control: Outcome of the control.
+        student: Outcome of the student.
+        same_images: False where the student learns from images without labels too; the number of steps is the same.
 
     Raises:
         PairError: Naming what else differs.
     """
-    for key, meaning in (
-        ("initial_hash", "initial weights"),
-        ("batch_hash", "the pixels and labels of the first batches"),
-        ("epochs", "the number of epochs"),
-        ("amp", "mixed precision"),
-    ):
+    facts = [("initial_hash", "initial weights"), ("epochs", "the number of epochs"), ("amp", "mixed precision")]
+    if same_images:
+        facts.append(("batch_hash", "the pixels and labels of the first batches"))
+    elif "steps" in control:
+        facts.append(("steps", "the number of steps"))
+    for key, meaning in facts:
         if control.get(key) != student.get(key):
             raise PairError(
                 f"control: differs from the student in {meaning} ({control.get(key)} and {student.get(key)}), so a "
@@ -201,7 +206,9 @@ def check_match(control: Mapping[str, Any], student: Mapping[str, Any]) -> None:
             )
 
 
-def _control(config: Mapping[str, Any], spec: DataSpec, folder: Path, resume: bool) -> TrainResult | None:
+def _control(
+    config: Mapping[str, Any], spec: DataSpec, folder: Path, resume: bool, shown: Mapping[str, Any]
+) -> TrainResult | None:
     """Train the matched plain student in `folder/control`, or read an earlier one and check that it matches."""
     wanted = config.get("control")
     if not wanted:
@@ -211,10 +218,19 @@ def _control(config: Mapping[str, Any], spec: DataSpec, folder: Path, resume: bo
     target = folder / "control"
     resume = resume and (target / "run.json").is_file()
     if not resume:
-        plain = {k: v for k, v in config.items() if k not in {"teacher", "distill", "control", "student", "dry_run"}}
+        dropped = {"teacher", "distill", "control", "student", "dry_run", "cache", "unlabelled"}
+        plain = {k: v for k, v in config.items() if k not in dropped}
         target.mkdir(parents=True, exist_ok=True)
         start_run(target, "train", {**plain, "model": config["student"], "out": str(target)})
-    result = train_and_evaluate(config, config["student"], spec, target, resume=resume, description="control")
+    train = split_of(spec, "train", key="data")
+    labelled = control_set(train)
+    more = dict(shown)
+    if labelled is not train:  # fewer images, shown as often as it takes to make as many steps
+        more["samples"] = epoch_samples(config, train)
+    spec = replace(spec, splits={**spec.splits, "train": labelled})
+    result = train_and_evaluate(
+        {**config, "unlabelled": None}, config["student"], spec, target, resume=resume, description="control", **more
+    )
     finish_run(target, outcome=result.outcome, AP=result.metrics.AP, AP50=result.metrics.AP50)
     return result
 
@@ -239,10 +255,30 @@ def _read_control(folder: Path, spec: DataSpec, config: Mapping[str, Any]) -> Tr
     return TrainResult(folder, run, record["cost"], Path(record["weights"]), read_json(folder / "outcome.json"))
 
 
+def _teacher_path(config: Mapping[str, Any]) -> str:
+    """Return the teacher's file.
+
+    Raises:
+        ConfigError: If it is no checkpoint and nothing but a checkpoint will do.
+    """
+    from detkd.models.weights import resolve
+
+    path = str(config["teacher"]["path"])
+    if path.endswith(".json"):
+        if config["cache"]["kind"] != "instances" or not config.get("control"):
+            raise ConfigError(
+                f"teacher: {path} holds answers, not a network; use it with cache=instances and control=true"
+            )
+        return path
+    return str(resolve(path, key="teacher"))
+
+
 def _teacher(
     config: Mapping[str, Any], path: str, imgsz: int, spec: DataSpec, folder: Path
-) -> tuple[Run, dict[str, Any]]:
-    """Evaluate the teacher on the reported images, at its own resolution."""
+) -> tuple[Run, dict[str, Any]] | None:
+    """Evaluate the teacher on the reported images, at its own resolution; a results file can't be."""
+    if path.endswith(".json"):
+        return None
     dataset = report_set(spec, str(config.get("checkpoint") or "last"))
     return evaluate_weights(
         path,

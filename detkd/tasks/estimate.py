@@ -50,20 +50,22 @@ def step_ratio(student_gflops: float, teacher_gflops: float) -> float:
     return (3 * student_gflops + teacher_gflops) / (3 * student_gflops)
 
 
-def estimate(config: Mapping[str, Any], images: int | None) -> Estimate:
+def estimate(config: Mapping[str, Any], images: int | None, *, live: bool = True) -> Estimate:
     """Estimate a resolved distillation config; missing weights are replaced by the architecture of their name.
 
     Args:
         config: A resolved `distill` configuration.
         images: Images of the training split, None where the data is not at hand.
+        live: Whether the teacher runs in every step; it doesn't where its answers are stored.
     """
     imgsz = int(config["imgsz"])
     student = _gflops(str(config["student"]["path"]), config["student"].get("scale"), imgsz, "student")
     teacher_imgsz = int(config["teacher"].get("imgsz") or imgsz)
     teacher = _gflops(str(config["teacher"]["path"]), None, teacher_imgsz, "teacher")
     seen = None if images is None else images * int(config["epochs"])
-    work = None if seen is None else seen * (3 * student + teacher) * 1e9
-    return Estimate(student, teacher, step_ratio(student, teacher), seen, work)
+    each = 3 * student + (teacher if live else 0.0)
+    work = None if seen is None else seen * each * 1e9
+    return Estimate(student, teacher, step_ratio(student, teacher if live else 0.0), seen, work)
 
 
 def _gflops(value: str, scale: Mapping[str, float] | None, imgsz: int, key: str) -> float:

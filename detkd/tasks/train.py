@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detkd.data.records import DataSpec
+import numpy as np
+
+from detkd.data.records import DataSpec, DetectionSet
 from detkd.diagnosis.working_point import working_point
 from detkd.errors import ConfigError
 from detkd.evaluation.side import Run
@@ -21,9 +23,10 @@ from detkd.tasks.common import (
     split_of,
     train_once,
 )
+from detkd.tasks.pool import check_use, with_unlabelled
 from detkd.tasks.results import TrainResult
 
-__all__ = ["begin", "make_plan", "resumable", "train", "train_and_evaluate"]
+__all__ = ["begin", "epoch_samples", "make_plan", "resumable", "train", "train_and_evaluate"]
 
 
 def begin(config: dict[str, Any], verb: str) -> tuple[Path, dict[str, Any], bool]:
@@ -65,8 +68,11 @@ def make_plan(config: Mapping[str, Any], student: Mapping[str, Any], spec: DataS
     for key in ("imgsz", "load_imgsz"):
         if (size := config.get(key)) is not None and (int(size) < 32 or int(size) % 32):
             raise ConfigError(f"{key}: must be a multiple of 32, got {size}; use {max(32, round(int(size) / 32) * 32)}")
+    unlabelled = config.get("unlabelled") or {}
+    dataset = split_of(spec, "train", key="data")
+    check_use(dataset, distilled=more.get("distillation") is not None)
     return TrainPlan(
-        train=split_of(spec, "train", key="data"),
+        train=dataset,
         val=split_of(spec, "val", "test", key="data"),
         student=str(student["path"]),
         scale=student.get("scale"),
@@ -76,8 +82,34 @@ def make_plan(config: Mapping[str, Any], student: Mapping[str, Any], spec: DataS
         load_imgsz=config.get("load_imgsz"),
         arguments=ultralytics_arguments(config, folder),
         threads=config.get("threads"),
+        share=check_share(unlabelled.get("share"), dataset),
+        trust_boxes=unlabelled.get("weight") == "quality",
         **more,
     )
+
+
+def epoch_samples(config: Mapping[str, Any], dataset: DetectionSet) -> int:
+    """Return how many images an epoch of the student shows, batches with a fixed share of unlabelled ones included."""
+    share = check_share((config.get("unlabelled") or {}).get("share"), dataset)
+    if share is None:
+        return len(dataset)
+    from detkd.training.sampler import EpochSampler
+
+    groups = np.array([record.labelled for record in dataset.records])
+    return len(EpochSampler(len(dataset), seed=0, groups=groups, share=share, batch=int(config["batch"])))
+
+
+def check_share(value: Any, dataset: DetectionSet) -> float | None:
+    """Return `unlabelled.share`, None where images come as they come.
+
+    Raises:
+        ConfigError: If it is no share, or there are no images of one kind.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ConfigError(f"unlabelled.share: must be between 0 and 1, got {value!r}; null takes images as they come")
+    return float(value)
 
 
 def train_and_evaluate(
@@ -121,7 +153,7 @@ def train(config: dict[str, Any]) -> TrainResult:
     from detkd.evaluation.tables import metrics_table
 
     folder, config, resume = begin(config, "train")
-    spec = get_data(config["data"], folder)
+    spec = with_unlabelled(get_data(config["data"], folder), config, distilled=False)
     with resumable(folder):
         result = train_and_evaluate(
             config, config["model"], spec, folder, resume=resume, key="model", description=folder.name

@@ -9,69 +9,37 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
-from typing import Any
+from typing import Any, NamedTuple
 
 import detkd.environment
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Sampler
-from ultralytics.data.augment import Albumentations, Compose, Mosaic
+from ultralytics.data.augment import Compose
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils.patches import imread
 
 from detkd.data.records import DetectionSet, ImageRecord
-from detkd.errors import DataError
+from detkd.errors import ConfigError, DataError
+from detkd.training.augmentation import adopt, reseed
+from detkd.training.rows import RowTable, append_boxes, join_rows, to_xywh
+from detkd.training.sampler import EpochSampler
 
-__all__ = ["EpochSampler", "RecordDataset", "to_label"]
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index); the order of an epoch follows from the seed and its number only.
-
-    Attributes:
-        epoch: The epoch that the next iteration will yield; set it to resume.
-    """
-
-    def __init__(self, size: int, *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1) -> None:
-        self.size = size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.size)
-        if self.shuffle:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        padded = np.resize(order, len(self) * self.world_size)
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        return ((epoch, int(i)) for i in padded[self.rank :: self.world_size])
-
-    def __len__(self) -> int:
-        return -(-self.size // self.world_size)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that comes next."""
-        self.epoch = epoch
+__all__ = ["EpochSampler", "RecordDataset", "SampleKey", "to_label"]
 
 
 def to_label(record: ImageRecord) -> dict[str, Any]:
     """Translate a record to Ultralytics' label dictionary; crowd regions are never trained on."""
     keep = ~record.crowd
     boxes = record.boxes_xyxy[keep]
-    size = np.array([record.width, record.height], dtype=np.float64)
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / size
-    extent = (boxes[:, 2:] - boxes[:, :2]) / size
     return {
         "im_file": str(record.path),
         "shape": (record.height, record.width),
         "cls": record.classes[keep].astype(np.float32).reshape(-1, 1),
-        "bboxes": np.concatenate([centre, extent], 1).astype(np.float32).reshape(-1, 4),
+        "bboxes": to_xywh(boxes, record.width, record.height),
         "segments": [],
         "keypoints": None,
         "normalized": True,
@@ -79,14 +47,67 @@ def to_label(record: ImageRecord) -> dict[str, Any]:
     }
 
 
-class RecordDataset(YOLODataset):
-    """One split for Ultralytics' loader."""
+class SampleKey(NamedTuple):
+    """Which view of which image a sample is; a named tuple, because pinning memory turns plain ones into lists."""
 
-    def __init__(self, dataset: DetectionSet, *, seed: int, **kwargs: Any) -> None:
+    image: int
+    view: int
+
+
+class RecordDataset(YOLODataset):
+    """One split for Ultralytics' loader.
+
+    Samples say whether they are `labelled` and `taught`; drawn by (view, index) also which `record` they are, an
+    (image, view) pair. Where there is more to know of a box than its class, `RowTable.split` says what else they hold.
+
+    Attributes:
+        records: The images, in the order of the indices.
+        peers: Indices that images are mixed from: those of the same kind as the one being drawn.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionSet,
+        *,
+        seed: int,
+        augment_seed: int | None = None,
+        soft: Callable[[int], Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Prepare a split.
+
+        Args:
+            dataset: The images.
+            seed: Decides which images a fraction keeps, and the augmentation.
+            augment_seed: Decides the augmentation instead: a view then looks alike in runs of all seeds.
+            soft: Returns a teacher's objects in image `index`: `boxes_xyxy` in pixels of the image (M, 4), `probs`
+                (M, C) and `quality` (M,). They go through the augmentation like labels, and change neither pixels nor
+                labels.
+            **kwargs: Arguments of Ultralytics' data set.
+
+        Raises:
+            ConfigError: If an option can't be combined with what is known of the boxes.
+        """
         self.records = dataset.records
         self.seed = seed
+        self.augment_seed = seed if augment_seed is None else augment_seed
+        self.soft = soft
         self.epoch = 0
+        self._include = kwargs.get("classes")
+        self._rows = None
+        if soft is not None or any(_special(record) for record in dataset.records):
+            self._rows = RowTable(len(dataset.names), soft=soft is not None)
+        if soft is not None:
+            for key in ("single_cls", "classes"):
+                if kwargs.get(key):
+                    raise ConfigError(
+                        f"trainer.{key}: can't be used with objects of a teacher, which have all classes, got "
+                        f"{kwargs[key]}; leave it out"
+                    )
         super().__init__(img_path=dataset.split, task="detect", **kwargs)
+        kinds = np.array([2 * record.labelled + record.taught for record in self.records])
+        self._kinds = {int(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds)}
+        self.peers: np.ndarray = np.arange(len(self.records))
 
     def get_img_files(self, img_path: str | list[str]) -> list[str]:
         """Return the image paths in the records' order; `trainer.fraction` takes a seeded subset."""
@@ -110,13 +131,45 @@ class RecordDataset(YOLODataset):
 
     def build_transforms(self, hyp: Any) -> Compose:
         """Build Ultralytics' transforms, without the parts whose randomness depends on what was loaded before."""
+        if self._rows is not None and self.augment and hyp.cutmix > 0:
+            raise ConfigError(
+                f"trainer.cutmix: chooses what it cuts by the boxes, so it can't be used with objects of a teacher, "
+                f"boxes of different quality or unlabelled images, got {hyp.cutmix}; set it to 0"
+            )
         transforms = super().build_transforms(hyp)
-        for transform in _walk(transforms):
-            if isinstance(transform, Mosaic):
-                transform.buffer_enabled = False
-            elif type(transform) is Albumentations:
-                transform.__class__ = _SeededAlbumentations
+        adopt(transforms, rows=self._rows is not None, soft=self.soft is not None)
         return transforms
+
+    def set_rectangle(self) -> None:
+        """Sort by aspect ratio, as Ultralytics does, and keep the records in the labels' order."""
+        before = {id(label): record for label, record in zip(self.labels, self.records, strict=True)}
+        super().set_rectangle()
+        self.records = tuple(before[id(label)] for label in self.labels)
+
+    def get_image_and_label(self, index: int) -> dict[str, Any]:
+        """Return an image with its boxes; their classes are rows of a table where there is more to know of them."""
+        label: dict[str, Any] = super().get_image_and_label(index)
+        if self._rows is None:
+            return label
+        record = self.records[index]
+        label["cls"] = self._rows.add_labels(label["cls"], self._quality(record))
+        if self.soft is None:
+            return label
+        found = self.soft(index)
+        size = np.array([record.width, record.height] * 2, dtype=np.float64)
+        boxes = np.clip(np.asarray(found.boxes_xyxy, dtype=np.float64).reshape(-1, 4), 0, size)
+        keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        rows = self._rows.add_soft(found.probs[keep], found.quality[keep], where=str(record.path))
+        label["instances"] = append_boxes(label["instances"], to_xywh(boxes[keep], record.width, record.height))
+        label["cls"] = np.concatenate([label["cls"], rows])
+        return label
+
+    def _quality(self, record: ImageRecord) -> np.ndarray:
+        """Return how far each box that is trained on is trusted, (N,)."""
+        keep = ~record.crowd
+        if self._include is not None:
+            keep &= np.isin(record.classes, self._include)
+        return np.ones(int(keep.sum())) if record.quality is None else record.quality[keep]
 
     def load_image(
         self, i: int, rect_mode: bool = True, resize_short: bool = False
@@ -139,41 +192,49 @@ class RecordDataset(YOLODataset):
         return image, (height, width), image.shape[:2]
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
-        """Return sample `index`, or `(epoch, index)` for a replayable random view of it."""
+        """Return sample `index`, or `(view, index)` for a replayable random view of it."""
         if not isinstance(index, tuple):
-            sample: dict[str, Any] = super().__getitem__(index)
-            return sample
-        epoch, i = index
+            return self._draw(index)
+        view, i = index
         state, np_state = random.getstate(), np.random.get_state()
-        seed = int(np.random.SeedSequence((self.seed, epoch, i)).generate_state(1)[0])
+        seed = int(np.random.SeedSequence((self.augment_seed, view, i)).generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)
-        for transform in _walk(self.transforms):
-            if isinstance(transform, _SeededAlbumentations):
-                transform.reseed(seed)
+        reseed(self.transforms, seed)
         try:
-            sample = super().__getitem__(i)
-            return sample
+            return {**self._draw(i), "record": SampleKey(i, view)}
         finally:
             random.setstate(state)
             np.random.set_state(np_state)
 
+    def _draw(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        self.peers = self._kinds[2 * record.labelled + record.taught]
+        if self._rows is not None:
+            self._rows.clear()
+        sample: dict[str, Any] = super().__getitem__(index)
+        if self._rows is not None:
+            self._rows.split(sample)
+        return {**sample, "labelled": record.labelled, "taught": record.taught}
 
-class _SeededAlbumentations(Albumentations):
-    """Albumentations whose generator follows the sample's seed instead of the process's."""
+    @staticmethod
+    def collate_fn(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        """Put samples together.
 
-    def reseed(self, seed: int) -> None:
-        """Restart the generator, and keep the parent from restarting it from torch's seed."""
-        if self.transform is not None:
-            self.transform.set_random_seed(seed)
-            self.transform.seed = torch.initial_seed()
+        Returns:
+            Ultralytics' batch with `labelled` and `taught` bool (B,) and, where the samples have them, `record` (a list
+            of pairs), `quality` (n,), `soft_boxes` (m, 4), `soft_probs` (m, C), `soft_quality` (m,) and `soft_idx`
+            (m,), the number of the image in the batch.
+        """
+        joined: dict[str, Any] = YOLODataset.collate_fn(batch)
+        for key in ("labelled", "taught"):
+            joined[key] = torch.tensor(joined[key], dtype=torch.bool)
+        if "record" in joined:
+            joined["record"] = list(joined["record"])
+        join_rows(joined)
+        return joined
 
 
-def _walk(transform: Any) -> Iterator[Any]:
-    """Yield a transform and everything nested in it."""
-    yield transform
-    for child in getattr(transform, "transforms", None) or ():
-        yield from _walk(child)
-    inner = getattr(transform, "pre_transform", None)
-    if inner is not None:
-        yield from _walk(inner)
+def _special(record: ImageRecord) -> bool:
+    """Whether there is more to know of a record's boxes than their classes, or less than usual."""
+    return record.quality is not None or not record.labelled or not record.taught

@@ -44,6 +44,12 @@ class TrainPlan:
         folder: Run folder.
         distillation: Teacher and loss, or None.
         load_imgsz: Pixels images are loaded at before they are reduced to `imgsz`; None for the same.
+        views: Number of random views each image is shown in, in turn; None for a new one every epoch.
+        augment_seed: Decides the views where they are counted, so that runs of all seeds can share a cache of them.
+        soft: The teacher's objects in the image of a number, for distillation by objects; None for none.
+        share: Part of each batch without labels; None for as many as come.
+        samples: Images per epoch where it is not all of them: a control with fewer images and as many steps.
+        trust_boxes: Whether a label counts as much as its quality says.
         arguments: Ultralytics arguments.
         description: Label of the progress bar.
         resume: Continue from the run folder's resume file.
@@ -60,11 +66,22 @@ class TrainPlan:
     scale: Mapping[str, float] | None = None
     distillation: Distillation | None = None
     load_imgsz: int | None = None
+    views: int | None = None
+    augment_seed: int | None = None
+    soft: Callable[[int], Any] | None = None
+    share: float | None = None
+    samples: int | None = None
+    trust_boxes: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
     description: str = "training"
     resume: bool = False
     threads: int | None = None
     key: str = "student"
+
+    @property
+    def teacher_imgsz(self) -> int | None:
+        """Pixels the teacher sees, or None without a teacher."""
+        return None if self.distillation is None else self.distillation.imgsz
 
 
 def usable_cores() -> int:

@@ -24,6 +24,7 @@ class Outcome:
         initial_hash: Hash of the initial weights; equal for a control and its student.
         batch_hash: Hash of the pixels of the first batches; likewise.
         epochs: Epochs trained.
+        steps: Batches in all of them.
         seconds: Wall time of the training, validation included, all parts of an interrupted run together.
         threads: CPU threads used.
         amp: Whether mixed precision was on.
@@ -32,6 +33,7 @@ class Outcome:
     initial_hash: str
     batch_hash: str
     epochs: int
+    steps: int
     seconds: float
     threads: int
     amp: bool
@@ -46,7 +48,8 @@ def run_training(plan: TrainPlan) -> Outcome:
         if state["epoch"] + 1 >= state["epochs"]:  # killed between the last save and the evaluation
             initial_hash, batch_hash = state["hashes"]
             threads = plan.threads or usable_cores()
-            return Outcome(initial_hash, batch_hash, state["epochs"], state["seconds"], threads, state["amp"])
+            epochs, steps = state["epochs"], state["steps"]
+            return Outcome(initial_hash, batch_hash, epochs, steps, state["seconds"], threads, state["amp"])
     bound: type[Trainer] = type("BoundTrainer", (Trainer,), {"plan": plan})
     trainer = bound(overrides=plan.arguments)
     trainer.train()
@@ -54,6 +57,7 @@ def run_training(plan: TrainPlan) -> Outcome:
         trainer.initial_hash,
         trainer.batch_hash,
         trainer.epoch + 1,
+        (trainer.epoch + 1) * len(trainer.train_loader),
         trainer.seconds,
         torch.get_num_threads(),
         bool(trainer.amp),

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import detkd.environment
 
+import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 from ultralytics.data.build import InfiniteDataLoader, build_dataloader, seed_worker
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 from ultralytics.utils.torch_utils import unwrap_model
@@ -20,6 +20,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from detkd.errors import ConfigError, ModelError
 from detkd.io import write_text
 from detkd.models.distilled import DistilledDetector
+from detkd.models.trust import BoxTrust
 from detkd.models.weights import build_detector, detect_head, state_hash
 from detkd.training.checkpoint import (
     RESUME_FILE,
@@ -30,9 +31,11 @@ from detkd.training.checkpoint import (
     save_plain,
     save_state,
 )
-from detkd.training.dataset import EpochSampler, RecordDataset
+from detkd.training.dataset import RecordDataset
+from detkd.training.loader import data_facts, make_set, resized, view_plan
 from detkd.training.monitor import Monitor
 from detkd.training.plan import TrainPlan, usable_cores
+from detkd.training.sampler import EpochSampler
 
 __all__ = ["Trainer"]
 
@@ -55,6 +58,7 @@ class Trainer(DetectionTrainer):
         self._hashed = 0
         self._step = 0
         self._resumed_hash = ""
+        self._trust: BoxTrust | None = None
         self._seconds_before = 0.0
         self._started = time.monotonic()
         super().__init__(*args, **kwargs)
@@ -86,34 +90,12 @@ class Trainer(DetectionTrainer):
 
     def get_dataset(self) -> dict[str, Any]:
         """Describe the records to Ultralytics; no file is looked at."""
-        names = self.plan.train.names
-        return {
-            "train": self.plan.train.split,
-            "val": self.plan.val.split,
-            "names": dict(enumerate(names)),
-            "nc": len(names),
-            "channels": 3,
-        }
+        return data_facts(self.plan)
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> RecordDataset:
         """Build the data set of a split."""
-        training = mode == "train"
-        return RecordDataset(
-            self.plan.train if training else self.plan.val,
-            seed=self.plan.seed,
-            imgsz=(self.plan.load_imgsz or self.plan.imgsz) if training else self.plan.imgsz,
-            batch_size=batch,
-            augment=training,
-            hyp=self.args,
-            rect=not training,
-            cache=self.args.cache or None,
-            single_cls=self.args.single_cls,
-            stride=max(int(detect_head(self.student, key=self.plan.key, source="the student").stride.max()), 32),
-            pad=0.0 if training else 0.5,
-            classes=self.args.classes,
-            data=self.data,
-            fraction=self.args.fraction if training else 1.0,
-        )
+        stride = int(detect_head(self.student, key=self.plan.key, source="the student").stride.max())
+        return make_set(self.plan, self.args, stride=stride, training=mode == "train", batch=batch)
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         """Build a loader; the training order follows from seed and epoch alone."""
@@ -122,7 +104,18 @@ class Trainer(DetectionTrainer):
             return build_dataloader(
                 dataset, batch_size, self.args.workers, shuffle=False, rank=rank, device=self.device
             )
-        sampler = EpochSampler(len(dataset), seed=self.plan.seed, rank=max(rank, 0), world_size=max(self.world_size, 1))
+        plan = self.plan
+        sampler = EpochSampler(
+            len(dataset),
+            seed=plan.seed,
+            rank=max(rank, 0),
+            world_size=max(self.world_size, 1),
+            views=None if plan.views is None else view_plan(plan, plan.views),
+            groups=np.array([record.labelled for record in dataset.records]) if plan.share is not None else None,
+            share=plan.share,
+            batch=batch_size,
+            epoch_size=plan.samples,
+        )
         workers = min(usable_cores(), self.args.workers)
         return InfiniteDataLoader(
             dataset=dataset,
@@ -174,16 +167,15 @@ class Trainer(DetectionTrainer):
             for part in ("img", "cls", "bboxes"):
                 self._digest.update(batch[part].cpu().numpy().tobytes())
             self._hashed += 1
-        batch = super().preprocess_batch(batch)
-        if self.plan.load_imgsz and self.plan.load_imgsz != self.plan.imgsz:
-            if self.plan.distillation is not None and self.plan.distillation.imgsz == self.plan.load_imgsz:
-                batch["img_teacher"] = batch["img"]
-            size = (self.plan.imgsz, self.plan.imgsz)
-            batch["img"] = functional.interpolate(batch["img"], size=size, mode="area")
+        batch = resized(super().preprocess_batch(batch), self.plan)
         model = unwrap_model(self.model)
         if isinstance(model, DistilledDetector):
             done = self.epoch + self._step / max(len(self.train_loader), 1)
             model.progress = min(done / max(self.epochs, 1), 1.0)
+        if self.plan.trust_boxes:
+            if self._trust is None:
+                self._trust = BoxTrust(model)
+            self._trust.set(batch)
         self._step += 1
         return batch
 
@@ -202,6 +194,7 @@ class Trainer(DetectionTrainer):
         state = {
             "epoch": self.epoch,
             "epochs": self.epochs,
+            "steps": self.epochs * len(self.train_loader),
             "model": unwrap_model(self.model).state_dict(),
             "ema": ema.state_dict(),
             "ema_updates": self.ema.updates,

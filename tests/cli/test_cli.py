@@ -116,6 +116,13 @@ def test_other_verbs(calls: Calls) -> None:
         ([*TRAIN, "--config-dir", "not_there"], "not_there"),
         ([*TRAIN, "resume=not_there"], "resume: no config.yaml in not_there; give the folder of a run"),
         ([*TRAIN, "trust=true,false", "-m"], "trust: can't be swept"),
+        (["cache"], "detkd cache: action: missing; e.g. detkd cache build teacher="),
+        (["cache", "verfy", "x"], "action: must be one of build, info, verify, prune, got verfy; did you mean verify?"),
+        (["cache", "build", "teacher=t", "student=s"], "detkd cache: data: missing; e.g. detkd cache build teacher="),
+        (["cache", "info", "a", "b"], "detkd cache: b: not of the form key=value"),
+        ([*TRAIN, "unlabelled.labels=hard"], "detkd train: unlabelled.labels: the choice made for unlabelled has no such key; "),
+        (["pseudolabel", "teacher=t", "data=d"], "detkd pseudolabel: source: missing; e.g. detkd pseudolabel teacher="),
+        (["pseudolabel", "teacher=t", "data=d", "source=s", "stage=colect"], "got colect; did you mean collect?"),
         (["trian"], "detkd: trian: no such verb; did you mean train?"),
     ],
 )  # fmt: skip
@@ -129,6 +136,22 @@ def test_mistakes_are_one_line_with_the_fix(
     assert "Traceback" not in err
     assert out == ""
     assert calls == []
+
+
+def test_words_behind_cache(calls: Calls, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cache", "info"]) == 0
+    assert cli.main(["cache", "verify", "runs/cache/my views (1)", "checks=0"]) == 0
+    assert cli.main(["cache", "older_days=30", "prune"]) == 0
+    assert cli.main(["cache", "build", "teacher=t.pt", "student=s.pt", "data=toy", "cache=instances"]) == 0
+    info, verify, prune, build = [config for _, config in calls]
+    assert (info["action"], info["path"], info["teacher"], info["data"]) == ("info", None, None, None)
+    assert (verify["action"], verify["path"], verify["checks"]) == ("verify", "runs/cache/my views (1)", 0)
+    assert (prune["action"], prune["older_days"]) == ("prune", 30)
+    assert (build["action"], build["cache"]["kind"], build["data"]["name"]) == ("build", "instances", "toy")
+    calls.clear()
+    calls.answer = KeyboardInterrupt()
+    assert cli.main(["cache", "build", "teacher=t.pt", "student=s.pt", "data=toy"]) == 130
+    assert capfd.readouterr().err == "detkd cache: stopped; the same command again goes on where it stopped\n"
 
 
 def test_all_missing_keys_at_once(calls: Calls, capfd: pytest.CaptureFixture[str]) -> None:
@@ -327,11 +350,15 @@ def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         for choice in paths.group_choices(group):
             assert choice in text
     assert text.count(f"  detkd {verb}") >= 3
-    assert ("--multirun seed=0,1,2" in text) == ("seed" in paths.primary(verb))
+    assert ("--multirun seed=0,1,2" in text) == ("seed" in paths.primary(verb) and verb != "cache")
     assert "--cfg job" in text
     assert all(len(line) <= 120 for line in text.splitlines())
     reports = [line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  report.")]
-    assert reports == (paths.preset_keys("report", "default") if "report" in paths.verb_groups(verb) else [])
+    shown = "report" in paths.verb_groups(verb) and verb != "cache"
+    assert reports == (paths.preset_keys("report", "default") if shown else [])
+    stored = {line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  cache.")}
+    known = {*paths.preset_keys("cache", "views"), *paths.preset_keys("cache", "instances")}
+    assert stored == (known if verb == "cache" else set())
 
 
 def test_help_shows_presets_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,8 @@ NEEDED = {
     "watch": ["run=r"],
     "export": ["model=a.pt"],
     "predict": ["model=a.pt", "source=s"],
+    "cache": ["build", "teacher=t.pt", "student=s.pt", "data=d"],
+    "pseudolabel": ["teacher=t.pt", "data=d", "source=s"],
     "demo": [],
 }
 PRESETS = sorted(
@@ -73,6 +75,8 @@ def test_preset_composes(preset: str) -> None:
         assert isinstance(config[group], dict)
         if group in {"model", "student", "teacher", "data"}:
             assert config[group]["path"]
+        if group == "cache":
+            assert config[group]["kind"] == choice
 
 
 @pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
@@ -99,11 +103,86 @@ def test_shared_keys_are_the_same_everywhere() -> None:
     }
     assert lines["train"].items() <= lines["distill"].items()
     assert set(lines["distill"]) - set(lines["train"]) == {"control", "dry_run"}
+    # What a cache is built from are keys of distill; those without a use there are given for its experiments.
+    assert set(lines["distill"]) - set(lines["cache"]) == {"resume"}
+    for key in set(lines["distill"]) & set(lines["cache"]) - {"checkpoint", "control", "pictures", "out", "name"}:
+        assert key == "dry_run" or lines["cache"][key] == lines["distill"][key], key
     for one in ("evaluate", "compare"):
         for other in ("export", "predict"):
             # compare leaves them open: run folders bring detections made with values of their own
             for key in lines[one].keys() & lines[other].keys() - {"out", "conf", "iou", "max_det"}:
                 assert lines[one][key] == lines[other][key]
+
+
+def test_teacher_keys_of_caches_and_footage_agree() -> None:
+    """Both ask teachers with the same passes; a cache of objects and a set of footage differ in nothing else."""
+    files = [
+        (CONF / name).read_text(encoding="utf-8").splitlines() for name in ("cache/instances.yaml", "pseudolabel.yaml")
+    ]
+    stored, footage = ({line.split(":")[0]: line for line in lines if re.match(r"\w+: .* # ", line)} for lines in files)
+    shared = {"conf", "iou", "wbf_iou", "max_objects", "flip"}
+    assert shared <= stored.keys() & footage.keys()
+    assert [stored[key] for key in sorted(shared)] == [footage[key] for key in sorted(shared)]
+    values = compose("pseudolabel", NEEDED["pseudolabel"]), compose("cache", [*NEEDED["cache"], "cache=instances"])
+    assert values[0]["scales"] == values[1]["cache"]["scales"] == [1.0]
+    assert values[0]["teachers"] == values[1]["cache"]["teachers"] == []
+
+
+@pytest.mark.parametrize("verb", ["distill", "demo"])
+def test_nothing_is_cached_or_unlabelled_unless_asked_for(verb: str) -> None:
+    config = compose(verb, NEEDED[verb])
+    assert config["cache"] == {"kind": "none"}
+    assert config["unlabelled"] == {"path": None}
+    assert compose("train", NEEDED["train"])["unlabelled"] == {"path": None}
+    assert compose(verb, [*NEEDED[verb], "cache=null"])["cache"] is None
+
+
+def test_cache_takes_the_overlays_of_distill() -> None:
+    for name in ("cctv_half", "cctv_nano", "coco_26n_26x"):
+        typed = [f"experiment={name}", "teacher=t.pt"]
+        built = compose("cache", ["build", *typed, "cache=views", "cache.k=all", "cache.classes=4"])
+        trained = compose("distill", [*typed, "cache=views", "cache.k=all", "cache.classes=4"])
+        assert {key: value for key, value in built.items() if key in trained and key != "dry_run"} == {
+            key: value for key, value in trained.items() if key in built and key != "dry_run"
+        }
+        assert (built["cache"]["k"], built["cache"]["classes"]) == ("all", 4)
+
+
+def test_words_of_cache() -> None:
+    info = compose("cache", ["info", "runs/my caches", "json=true"])
+    assert (info["action"], info["path"], info["json"]) == ("info", "runs/my caches", True)
+    assert (info["teacher"], info["student"], info["data"]) == (None, None, None)
+    assert compose("cache", ["prune", "older_days=30"])["older_days"] == 30
+    for words, message in (
+        ([], "action: missing; e.g. detkd cache build teacher="),
+        (["biuld"], "action: must be one of build, info, verify, prune, got biuld; did you mean build"),
+        (["build", "data=d", "student=s"], "teacher: missing; e.g. detkd cache build teacher="),
+        (["verify", "a", "b"], "b: not of the form key=value"),
+        (["build", "teacher=t", "student=s", "data=d", "cache=veiws"], "cache: no such choice, got veiws; did you mean views"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            compose("cache", words)
+
+
+def test_unlabelled_takes_a_folder() -> None:
+    config = compose("distill", [*NEEDED["distill"], "unlabelled=runs/my set", "unlabelled.share=0.5"])
+    assert config["unlabelled"] == {"path": "runs/my set", "labels": "both", "share": 0.5, "weight": "quality"}
+    with pytest.raises(ConfigError, match=r"unlabelled\.share: the choice made for unlabelled has no"):
+        compose("distill", [*NEEDED["distill"], "unlabelled.share=0.5"])
+
+
+def test_keys_of_pseudolabel() -> None:
+    typed = [
+        "teacher=t.pt", "data=toy", "source=[cam 1/*.mp4, b,c.jpg]", "thresholds={car: 0.4}", "reject=my rejects (1).json",
+        "teachers=[b.pt,{path: my c.pt, imgsz: 640}]", "scales=[0.5,1.0]", "stage=form",
+    ]  # fmt: skip
+    config = compose("pseudolabel", typed)
+    assert config["source"] == ["cam 1/*.mp4", "b", "c.jpg"]
+    assert config["teachers"] == ["b.pt", {"path": "my c.pt", "imgsz": 640}]
+    assert (config["thresholds"], config["reject"]) == ({"car": 0.4}, "my rejects (1).json")
+    assert config["scales"] == [0.5, 1.0]
+    with pytest.raises(ConfigError, match="stage: must be one of all, collect, answer, form, got ask"):
+        compose("pseudolabel", [*typed[:3], "stage=ask"])
 
 
 def test_experiment_comes_last() -> None:

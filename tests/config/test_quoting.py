@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from detkd.errors import ConfigError
-from detkd.quoting import literal, quote, rewrite, split_commas, split_options, text
+from detkd.quoting import as_typed, literal, name_words, quote, rewrite, split_commas, split_options, text
 
 GROUPS = {
     "model": ("path", "yolo26n_half"),
@@ -19,6 +19,8 @@ GROUPS = {
     "student": ("path", "yolo26n_half", "tiny"),
     "teacher": ("path",),
     "distill": ("binary", "none"),
+    "cache": ("instances", "none", "views"),
+    "unlabelled": ("none", "path"),
     "experiment": ("coco/a",),
 }
 PARSER = OverridesParser.create()
@@ -78,6 +80,15 @@ def arrives(typed: str, **options: object) -> dict[str, object]:
         ("control=true", {"control": True}),
         ("control=runs/a=b", {"control": "runs/a=b"}),
         ("source=street (1).mp4", {"source": "street (1).mp4"}),
+        ("source=[a b/*.mp4,c=d.jpg]", {"source": ["a b/*.mp4", "c=d.jpg"]}),
+        ("path=runs/cache/a=1", {"path": "runs/cache/a=1"}),
+        ("reject=rejected (1).json", {"reject": "rejected (1).json"}),
+        ("reject=[]", {"reject": []}),
+        ("cache=views", {"cache": "views"}),
+        ("cache.path=runs/my cache", {"cache.path": "runs/my cache"}),
+        ("cache.k=all", {"cache.k": "all"}),
+        ("unlabelled=runs/pseudo (2)", {"unlabelled": "path", "unlabelled.path": "runs/pseudo (2)"}),
+        ("thresholds={traffic light: 0.4, car: .5}", {"thresholds": {"traffic light": 0.4, "car": 0.5}}),
         ("data.train=[a b.json,c=d.json]", {"data.train": ["a b.json", "c=d.json"]}),
         # types are kept
         ("epochs=3", {"epochs": 3}),
@@ -207,6 +218,21 @@ def test_text_is_always_readable(value: str) -> None:
 def test_list_of_quoted_items_keeps_each(items: list[str]) -> None:
     override = PARSER.parse_override(f"plugins={literal('[' + ', '.join(quote(item) for item in items) + ']')}")
     assert override.value() == items
+
+
+def test_bare_words_get_names() -> None:
+    names = ("action", "path")
+    assert name_words(["verify", "runs/x", "checks=2"], names) == ["action=verify", "path=runs/x", "checks=2"]
+    assert name_words(["checks=2", "verify", "~/x"], names) == ["checks=2", "action=verify", "path=~/x"]
+    assert name_words(["action=info", "runs/x"], names) == ["action=info", "path=runs/x"]
+    assert name_words(["~distill.terms.l1", "a", "b", "c"], names) == ["~distill.terms.l1", "action=a", "path=b", "c"]
+    assert name_words(["a"], ()) == ["a"]
+
+
+def test_python_values_as_typed() -> None:
+    assert [as_typed(value) for value in (None, True, 0.5, "a b", [1, "b c"], {"x": "y z"})] == [
+        "null", "true", "0.5", "a b", "[1,'b c']", "{x: 'y z'}",
+    ]  # fmt: skip
 
 
 def test_split_commas() -> None:

@@ -86,7 +86,7 @@ def test_half_precision_is_finite_and_close(recipe, dtype):
     student, teacher = views(dtype=dtype)
     total, items = recipe(student, teacher, labels(), 0.5, NATIVE)
     assert total.dtype == torch.float32
-    wide = [view._replace(heads={n: type(h)(*(x.detach().float() for x in h)) for n, h in view.heads.items()},
+    wide = [view._replace(heads={n: type(h)(*(None if x is None else x.detach().float() for x in h)) for n, h in view.heads.items()},
                           strides=view.strides.float()) for view in (student, teacher)]  # fmt: skip
     _, expected = recipe(*wide, labels(), 0.5, NATIVE)
     for name, value in items.items():

@@ -194,6 +194,56 @@ def test_wrong_shapes_are_refused():
         call(usual(), make_view(1), make_view(2, classes=7))
 
 
+def knowing(view, known):
+    return view._replace(heads={name: head._replace(known=known) for name, head in view.heads.items()})
+
+
+@pytest.mark.parametrize("region", [None, Everywhere()], ids=["top", "everywhere"])
+def test_unknown_anchors_teach_nothing(region):
+    recipe = usual(region=region)
+    labels = {"one2many": make_assignment(3), "one2one": make_assignment(4)}
+    student, teacher = make_view(1, grad=True), make_view(2)
+    known = torch.rand(2, ANCHORS) < 0.5
+    total, _ = call(recipe, student, knowing(teacher, known), labels)
+    total.backward()
+    assert total > 0
+    for leaf in leaves(student):
+        assert not leaf.grad[~known].any()
+        assert leaf.grad[known].any()
+    if region is not None:  # what the teacher would say there doesn't matter
+        heads = {}
+        for name, head in teacher.heads.items():
+            lost = ~known[..., None]
+            heads[name] = head._replace(
+                logits=head.logits.masked_fill(lost, -20.0), distances=head.distances.masked_fill(lost, 0.0),
+                boxes_xyxy=head.boxes_xyxy.masked_fill(lost, 0.0), known=known,
+            )  # fmt: skip
+        torch.testing.assert_close(call(recipe, student, teacher._replace(heads=heads), labels)[0], total)
+
+
+def test_a_teacher_that_knows_everything_or_nothing():
+    student, teacher = make_view(1, grad=True), make_view(2)
+    expected, values = call(usual(), student, teacher)
+    total, items = call(usual(), student, knowing(teacher, torch.ones(2, ANCHORS, dtype=torch.bool)))
+    assert torch.equal(total, expected)
+    assert all(torch.equal(items[name], value) for name, value in values.items())
+    total, items = call(usual(), student, knowing(teacher, torch.zeros(2, ANCHORS, dtype=torch.bool)))
+    assert total == 0
+    assert total.requires_grad
+    assert items.keys() == values.keys()
+    assert not any(items.values())
+
+
+def test_an_image_without_known_anchors_changes_nothing():
+    recipe = usual(region=Everywhere())
+    student, teacher = make_view(1), make_view(2)
+    known = torch.ones(2, ANCHORS, dtype=torch.bool)
+    known[1] = False
+    first = slice(0, 1)
+    alone, _ = call(recipe, pick(student, images=first), pick(teacher, images=first))
+    torch.testing.assert_close(call(recipe, student, knowing(teacher, known))[0], alone)
+
+
 def test_setup_reaches_layers_and_they_train():
     recipe = Recipe([Term("maps", Layered()), Term("cls", BinaryLogits())])
     recipe.setup((4, 4, 4), (4, 4, 4))
@@ -215,6 +265,8 @@ def test_detach_view_keeps_values():
     cut = detach_view(view)
     assert torch.equal(cut.head("one2one").dist, view.head("one2one").dist)
     assert torch.equal(cut.head("one2one").boxes_xyxy, view.head("one2one").boxes_xyxy)
+    known = torch.rand(2, ANCHORS) < 0.5
+    assert detach_view(knowing(view, known)).head("one2one").known is known
     assert not cut.head("one2one").logits.requires_grad
     assert make_view(1).feats is detach_view(make_view(1)).feats is None
 

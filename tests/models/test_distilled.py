@@ -15,6 +15,7 @@ from detkd.losses.binary import BinaryLogits
 from detkd.losses.boxes import BoxIoU, BoxL1
 from detkd.losses.recipe import Recipe
 from detkd.models.distilled import DistilledDetector
+from detkd.models.head import assigners
 from detkd.models.teacher import LiveTeacher
 from detkd.types import Context, View
 from tests.inference.tiny import NAMES, tiny_model
@@ -193,3 +194,138 @@ def test_layers_of_a_loss_train_with_the_student_and_stay_out_of_it() -> None:
     loss.sum().backward()
     assert all(p.grad is not None for p in model.recipe.parameters())
     assert not any("recipe" in name for name in model.student_model.state_dict())
+
+
+def independent(model: DistilledDetector) -> DistilledDetector:
+    """Let no image of a batch change what is said about another one."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    return model
+
+
+def mixed(**flags: list[bool]) -> dict[str, torch.Tensor]:
+    """Four images with one, two, no and one label, and which of them count."""
+    data = batch(4)
+    data["batch_idx"] = torch.tensor([0.0, 1.0, 1.0, 3.0])
+    data["cls"] = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    data["bboxes"] = torch.tensor(
+        [[0.5, 0.5, 0.5, 0.5], [0.3, 0.3, 0.4, 0.4], [0.7, 0.7, 0.4, 0.5], [0.4, 0.5, 0.6, 0.7]]
+    )
+    return {**data, **{key: torch.tensor(value) for key, value in flags.items()}}
+
+
+def some(images: list[int]) -> dict[str, torch.Tensor]:
+    """These images of `mixed` alone, with their labels."""
+    data = mixed()
+    image = data["batch_idx"].long().tolist()
+    kept = [row for row, number in enumerate(image) if number in images]
+    numbers = torch.tensor([float(images.index(image[row])) for row in kept])
+    return {"img": data["img"][images], "cls": data["cls"][kept], "bboxes": data["bboxes"][kept], "batch_idx": numbers}
+
+
+def gradients(model: DistilledDetector, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    model.loss(data)[0].sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_batches_in_which_all_images_count_take_the_usual_path() -> None:
+    model = independent(pair())
+    (usual, usual_items), (total, items) = (
+        model.loss(data) for data in (mixed(), mixed(labelled=[True] * 4, taught=[True] * 4))
+    )
+    assert torch.equal(usual, total)
+    assert all(torch.equal(items[name], usual_items[name]) for name in usual_items)
+
+
+@pytest.mark.parametrize("config", ["yolo26n.yaml", "yolov8n.yaml"])
+@pytest.mark.parametrize("images", [[1, 3], [2, 3], [0]])
+def test_detection_loss_is_that_of_the_labelled_images_alone(config: str, images: list[int]) -> None:
+    model = independent(pair(config, config, alpha=1.0))
+    alone, alone_items = model.loss(some(images))
+    total, items = model.loss(mixed(labelled=[image in images for image in range(4)]))
+    torch.testing.assert_close(total[:-1], alone[:-1])
+    for name in set(items) - set(model.kd_names):
+        torch.testing.assert_close(items[name], alone_items[name])
+    data = mixed(labelled=[image in images for image in range(4)])
+    expected = gradients(model, some(images))
+    for name, gradient in gradients(model, data).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("config", ["yolo26n.yaml", "yolov8n.yaml"])
+def test_without_labelled_images_only_the_teacher_teaches(config: str) -> None:
+    model = independent(pair(config, config))
+    data = mixed(labelled=[False] * 4)
+    total, items = model.loss(data)
+    assert total[:-1].requires_grad
+    assert total[:-1].tolist() == [0, 0, 0]
+    assert all(float(value) == 0 for name, value in items.items() if not name.startswith("kd"))
+    assert float(items["kd"]) > 0
+    found = gradients(model, data)
+    assert all(bool(gradient.isfinite().all()) for gradient in found.values())
+    assert sum(float(gradient.abs().sum()) for gradient in found.values()) > 0
+    # No label leaks into distillation: its region would take in the assigned anchors.
+    blank = {**data, "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4), "batch_idx": torch.zeros(0)}
+    assert torch.equal(model.loss(blank)[0], total)
+
+
+@pytest.mark.parametrize("images", [[1, 3], [0]])
+def test_distillation_is_that_of_the_taught_images_alone(images: list[int]) -> None:
+    model = independent(pair(alpha=0.0))
+    alone, alone_items = model.loss(some(images))
+    total, items = model.loss(mixed(taught=[image in images for image in range(4)]))
+    torch.testing.assert_close(total[-1], alone[-1])
+    for name in model.kd_names:
+        torch.testing.assert_close(items[name], alone_items[name])
+    usual, _ = pair(alpha=0.5).loss(mixed())
+    detection, _ = pair(alpha=0.5).loss(mixed(taught=[image in images for image in range(4)]))
+    torch.testing.assert_close(detection[:-1], usual[:-1])
+
+
+def test_labelled_and_taught_images_may_be_different_ones() -> None:
+    model = independent(pair())
+    total, _ = model.loss(mixed(labelled=[True, False, True, False], taught=[False, True, False, False]))
+    taught = some([1])
+    unlabelled = {**taught, "labelled": torch.tensor([False])}
+    torch.testing.assert_close(total[:-1], model.loss(some([0, 2]))[0][:-1])
+    torch.testing.assert_close(total[-1], model.loss(unlabelled)[0][-1])
+
+
+def test_without_taught_images_a_learnable_layer_still_has_a_gradient() -> None:
+    student = tiny_model(seed=1)
+    student.args = get_cfg()
+    terms = {"neck": {"loss": Adapted(), "branches": ["one2many"]}}
+    model = DistilledDetector(student, LiveTeacher(tiny_model(seed=2), NAMES), Recipe.from_parts(terms))
+    model.probe(64, 64)
+    model.train()
+    loss, items = model.loss(mixed(taught=[False] * 4))
+    assert all(float(items[name]) == 0 for name in model.kd_names)
+    loss.sum().backward()
+    for parameter in model.recipe.parameters():
+        assert parameter.grad is not None
+        assert not parameter.grad.any()
+
+
+def test_the_recipe_gets_assignments_at_their_places_in_the_batch() -> None:
+    model = independent(pair())
+    seen: list[dict] = []
+    forward = model.recipe.forward
+    model.recipe.forward = lambda *args: (seen.append(args[2]), forward(*args))[1]  # type: ignore[method-assign]
+    model.loss(mixed())
+    model.loss(mixed(labelled=[True, False, False, True]))
+    whole, part = seen
+    for branch in ("one2many", "one2one"):
+        assert whole[branch].foreground.any(1).tolist() == [True, True, False, True]
+        assert part[branch].foreground.any(1).tolist() == [True, False, False, True]
+        for a, b in zip(whole[branch], part[branch], strict=True):
+            torch.testing.assert_close(a[[0, 3]], b[[0, 3]])
+
+
+def test_no_hook_stays_behind() -> None:
+    model = pair()
+    model.loss(batch())
+    assert model.criterion is not None
+    for twin in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert all(not assigner._forward_hooks for assigner in assigners(twin.criterion).values())

@@ -8,7 +8,17 @@ import pytest
 import torch
 from ultralytics.cfg import get_cfg
 
-from detkd.models.head import AssignmentRecorder, fold_batchnorm, has_one2one, native_weights, raw_outputs, read_view
+from detkd.models.head import (
+    AssignmentRecorder,
+    assigners,
+    fold_batchnorm,
+    has_one2one,
+    native_weights,
+    pad_rows,
+    raw_outputs,
+    read_view,
+    select_images,
+)
 from tests.inference.tiny import tiny_model
 
 
@@ -85,3 +95,68 @@ def test_recorder_keeps_the_assignment_of_each_head() -> None:
     weights = native_weights(criterion)
     assert weights["one2many"] == pytest.approx(0.8)
     assert weights["one2one"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("config", ["yolo26n.yaml", "yolov8n.yaml"])
+@pytest.mark.parametrize("index", [[2, 0], [1], []])
+def test_selected_images_are_what_the_model_says_of_them(config: str, index: list[int]) -> None:
+    model = tiny_model(config)
+    images = torch.rand(3, 3, 64, 96)
+    with torch.no_grad():
+        outputs = raw_outputs(model, images)
+        view = read_view(select_images(outputs, torch.tensor(index, dtype=torch.long)), model.model[-1])
+    whole = read_view(outputs, model.model[-1])
+    assert view.imgsz == whole.imgsz
+    assert view.heads.keys() == whole.heads.keys()
+    for branch, head in whole.heads.items():
+        assert torch.equal(view.heads[branch].logits, head.logits[index])
+        assert torch.equal(view.heads[branch].boxes_xyxy, head.boxes_xyxy[index])
+    assert view.feats is not None
+    assert [len(maps) for maps in view.feats] == [len(index)] * 3
+
+
+def test_selected_images_keep_their_graph() -> None:
+    model = tiny_model().train().requires_grad_(True)
+    outputs = select_images(model(torch.rand(2, 3, 64, 64)), torch.tensor([], dtype=torch.long))
+    sum(part["scores"].sum() for part in outputs.values()).backward()
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+    assert any(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("image", [[0, 0, 2, 2, 2], [1], [3, 3], []])
+def test_rows_are_padded_as_the_native_loss_pads_labels(image: list[int]) -> None:
+    model = tiny_model()
+    model.args = get_cfg()
+    loss = model.init_criterion().one2many
+    number = torch.tensor(image, dtype=torch.float32)
+    rows = torch.rand(len(image), 5)
+    expected = loss.preprocess(torch.cat((number[:, None], rows), 1), 4, scale_tensor=torch.ones(4))
+    padded, present = pad_rows(rows, number, 4)
+    assert padded.shape == expected.shape
+    torch.testing.assert_close(padded[..., 0], expected[..., 0])
+    assert present.sum(1).tolist() == [image.count(i) for i in range(4)]
+    assert not padded[~present].any()
+    single, _ = pad_rows(rows[:, 0], number, 4)
+    torch.testing.assert_close(single, padded[..., 0])
+
+
+def test_rows_of_a_batch_out_of_order_keep_their_image() -> None:
+    padded, present = pad_rows(torch.tensor([5.0, 6.0, 7.0]), torch.tensor([2, 0, 2]), 3)
+    torch.testing.assert_close(padded, torch.tensor([[6.0, 0.0], [0.0, 0.0], [5.0, 7.0]]))
+    assert present.tolist() == [[True, False], [False, False], [True, True]]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_recorder_leaves_no_hook_behind(fails: bool) -> None:
+    model = tiny_model()
+    model.args = get_cfg()
+    criterion = model.init_criterion()
+    found = assigners(criterion).values()
+    try:
+        with AssignmentRecorder(criterion):
+            assert [len(assigner._forward_hooks) for assigner in found] == [1, 1]
+            if fails:
+                raise RuntimeError
+    except RuntimeError:
+        assert fails
+    assert [len(assigner._forward_hooks) for assigner in found] == [0, 0]

@@ -18,8 +18,10 @@ from torch.utils.data import DataLoader
 from ultralytics.cfg import get_cfg
 
 from detkd.data.records import DetectionSet, ImageRecord
-from detkd.training.dataset import EpochSampler, RecordDataset, to_label
+from detkd.training.dataset import RecordDataset, to_label
+from detkd.training.sampler import EpochSampler
 from tests.inference.tiny import picture
+from tests.training import noise_set
 
 
 def dataset(folder: Path, count: int = 6) -> DetectionSet:
@@ -44,7 +46,7 @@ def build(folder: Path, **more: Any) -> RecordDataset:
         "batch_size": 2,
         "data": {"names": {0: "a", 1: "b"}},
     }
-    return RecordDataset(dataset(folder), **{**arguments, **more})
+    return RecordDataset(**{"dataset": dataset(folder), **arguments, **more})
 
 
 def digest(sample: dict[str, Any]) -> str:
@@ -116,26 +118,51 @@ def test_a_label_cache_is_never_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_sampler_order() -> None:
-    sampler = EpochSampler(5, seed=3)
-    first, second = list(sampler), list(sampler)
-    assert [epoch for epoch, _ in first] == [0] * 5
-    assert [epoch for epoch, _ in second] == [1] * 5
-    assert sorted(i for _, i in first) == list(range(5))
-    assert [i for _, i in first] != [i for _, i in second]
-    sampler.set_epoch(0)
-    assert list(sampler) == first
-
-
-@pytest.mark.parametrize("size", [5, 6])
-def test_ranks_share_an_epoch_evenly(size: int) -> None:
-    parts = [list(EpochSampler(size, seed=1, rank=rank, world_size=2)) for rank in range(2)]
-    assert len(parts[0]) == len(parts[1]) == 3
-    assert {i for part in parts for _, i in part} == set(range(size))
-    assert sorted(i for _, i in EpochSampler(size, seed=1)) == list(range(size))
-
-
 def test_fraction_takes_a_seeded_subset(tmp_path: Path) -> None:
     half = build(tmp_path, fraction=0.5)
     assert len(half) == 3
     assert half.im_files == build(tmp_path, fraction=0.5).im_files
+
+
+def test_the_samples_of_earlier_results_are_kept(tmp_path: Path) -> None:
+    """Hash of two epochs with mosaic and two without, of the first published version."""
+    args = noise_set.arguments()
+    data = noise_set.build(noise_set.noise_set(tmp_path), args)
+    found = hashlib.sha256()
+    for closed in (False, True):
+        if closed:
+            data.close_mosaic(args)
+        for batch in noise_set.batches(data, epochs=2):
+            for part in ("img", "cls", "bboxes", "batch_idx"):
+                found.update(batch[part].numpy().tobytes())
+    assert found.hexdigest() == "333281e3f2993d74ae5cc753358f88f0c2c281cd3114491fe1de9ae583086f2c"
+
+
+def test_a_batch_says_what_its_images_are(tmp_path: Path) -> None:
+    data = build(tmp_path)
+    batch = data.collate_fn([data[(7, 4)], data[(2, 0)]])
+    assert batch["record"] == [(4, 7), (0, 2)]
+    assert batch["labelled"].tolist() == batch["taught"].tolist() == [True, True]
+    assert "quality" not in batch
+    assert "soft_boxes" not in batch
+
+
+def test_a_sample_that_is_no_view_has_no_record(tmp_path: Path) -> None:
+    """Images to validate with must not be looked up among those of the training set."""
+    data = build(tmp_path, augment=False)
+    assert "record" not in data.collate_fn([data[0], data[1]])
+
+
+def test_the_seed_of_the_augmentation_can_be_another_one(tmp_path: Path) -> None:
+    assert digest(build(tmp_path, seed=1, augment_seed=0)[(3, 2)]) == digest(build(tmp_path)[(3, 2)])
+
+
+def test_records_follow_the_order_of_rectangular_batches(tmp_path: Path) -> None:
+    records = []
+    for i, (width, height) in enumerate([(64, 48), (48, 64), (64, 64)]):
+        cv2.imwrite(str(tmp_path / f"{i}.jpg"), picture(height, width, seed=i))
+        none = np.zeros(0)
+        records.append(ImageRecord(i, tmp_path / f"{i}.jpg", width, height, np.zeros((0, 4)), none, none > 0, none))
+    data = build(tmp_path, dataset=DetectionSet("val", ("a", "b"), (1, 2), tuple(records)), augment=False, rect=True)
+    assert [str(record.path) for record in data.records] == data.im_files
+    assert [record.image_id for record in data.records] == [0, 2, 1]

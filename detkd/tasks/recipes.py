@@ -1,0 +1,35 @@
+"""From the `distill` group to a distillation loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from detkd.config import build
+
+__all__ = ["make_recipe"]
+
+
+def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
+    """Build the distillation loss from the `distill` group.
+
+    Raises:
+        ConfigError: Naming every key that can't be used.
+    """
+    from detkd.losses.recipe import Recipe
+
+    allow = ("detkd.", *(f"{name}." for name in plugins))
+    terms = {
+        name: {**term, "loss": build(term["loss"], allow=allow, key=f"distill.terms.{name}.loss")}
+        for name, term in (node.get("terms") or {}).items()
+        if term is not None
+    }
+    region = build(node["region"], allow=allow, key="distill.region") if node.get("region") else None
+    return Recipe.from_parts(
+        terms,
+        region=region,
+        schedule=node.get("schedule"),
+        alpha=node.get("alpha", 0.5),
+        kd_weight=node.get("lambda", 1.0),
+        heads=node.get("heads"),
+    )

@@ -1,0 +1,175 @@
+"""Store what a teacher says about every augmented view, so that it need not be asked again.
+
+A view is one augmentation of one image, made again at will from (seed, view, image) alone. The loader that trains and
+the loader that stores are the same code.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import detkd.environment
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from ultralytics.data.build import seed_worker
+
+from detkd.caching.fidelity import Fidelity, compare_views
+from detkd.caching.store import CacheReader, CacheWriter
+from detkd.caching.views import ViewLayout, encode_views
+from detkd.models.cached import CachedTeacher
+from detkd.models.teacher import TeacherSource
+from detkd.ops.anchors import anchor_points
+from detkd.progress import console, track
+from detkd.training.dataset import RecordDataset
+from detkd.training.loader import loader_workers, make_set, moved, resized, training_arguments, view_plan
+from detkd.training.plan import TrainPlan
+from detkd.types import View
+
+__all__ = ["Phases", "build_views", "phases_of", "recheck_views", "seen_batches", "student_grid", "view_keys"]
+
+
+@dataclass(frozen=True)
+class Phases:
+    """How many views of each kind a run needs.
+
+    Attributes:
+        main: Views with everything mixed in.
+        closing: Views of the last epochs, in which Ultralytics mixes no images any more.
+        first: Number of the first closing view.
+    """
+
+    main: int
+    closing: int
+    first: int
+
+    @property
+    def views(self) -> list[int]:
+        """Numbers of all views."""
+        return [*range(self.main), *range(self.first, self.first + self.closing)]
+
+
+def phases_of(plan: TrainPlan, views: int) -> Phases:
+    """Return the views that a run of `plan` shows if there are `views` of each image."""
+    order = view_plan(plan, views)
+    return Phases(min(views, order.epochs - order.closing), min(views, order.closing), views)
+
+
+def view_keys(images: int, phases: Phases) -> list[tuple[int, int]]:
+    """Return the (image, view) pairs to store, view by view, so that an unfinished cache has whole views."""
+    return [(image, view) for view in phases.views for image in range(images)]
+
+
+def student_grid(imgsz: int, strides: Sequence[int], device: torch.device) -> View:
+    """Return the student's anchors without any answer."""
+    shapes = [(imgsz // stride, imgsz // stride) for stride in strides]
+    points, pixels = anchor_points(shapes, [float(stride) for stride in strides])
+    return View({}, points.to(device), pixels.to(device), (imgsz, imgsz))
+
+
+def seen_batches(
+    plan: TrainPlan, keys: Sequence[tuple[int, int]], phases: Phases, *, stride: int, device: torch.device
+) -> Iterator[dict[str, Any]]:
+    """Yield the batches of exactly these views, ready for a teacher, in their order; `record` names them.
+
+    Args:
+        plan: The run whose views they are.
+        keys: Pairs of image and view.
+        phases: Which views are closing ones.
+        stride: The student's coarsest stride.
+        device: Where the images go.
+    """
+    args = training_arguments(plan)
+    size = int(plan.arguments["batch"])
+    workers = loader_workers(plan) if device.type != "cpu" else 0
+    for closing in (False, True):
+        chosen = [(view, image) for image, view in keys if (view >= phases.first) is closing]
+        if not chosen:
+            continue
+        dataset: RecordDataset = make_set(plan, copy(args), stride=stride, training=True, batch=size)
+        if closing:
+            dataset.close_mosaic(hyp=copy(args))
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=size,
+            sampler=chosen,
+            num_workers=workers,
+            collate_fn=dataset.collate_fn,
+            worker_init_fn=seed_worker,
+        )
+        for batch in loader:
+            yield resized(moved(batch, device), plan)
+
+
+def build_views(
+    plan: TrainPlan,
+    source: TeacherSource,
+    layout: ViewLayout,
+    writer: CacheWriter,
+    keys: Sequence[tuple[int, int]],
+    phases: Phases,
+    device: torch.device,
+) -> float:
+    """Ask the teacher about every view that is not stored yet; return the seconds it took.
+
+    Args:
+        plan: The run whose views they are.
+        source: The teacher.
+        layout: How the answers are stored.
+        writer: An open writer.
+        keys: This rank's pairs of image and view.
+        phases: Which views are closing ones.
+        device: Where the teacher runs.
+    """
+    missing = writer.missing(keys)
+    if not missing:
+        return 0.0
+    started = time.monotonic()
+    source = source.to(device)
+    grid = student_grid(plan.imgsz, layout.strides, device)
+    size = int(plan.arguments["batch"])
+    batches = seen_batches(plan, missing, phases, stride=max(layout.strides), device=device)
+    for batch in track(batches, "teacher, view by view", -(-len(missing) // size)):
+        payloads = encode_views(source.answer(batch, grid), layout)
+        for (image, view), payload in zip(batch["record"], payloads, strict=True):
+            writer.add(int(image), int(view), payload)
+    return time.monotonic() - started
+
+
+def recheck_views(
+    plan: TrainPlan,
+    source: TeacherSource,
+    layout: ViewLayout,
+    reader: CacheReader,
+    phases: Phases,
+    device: torch.device,
+    *,
+    count: int,
+    seed: int = 0,
+) -> list[tuple[tuple[int, int], str, Fidelity]]:
+    """Ask the teacher again about random views and compare with what is stored.
+
+    Returns:
+        Per view and head: the key, the head and how far both answers are apart.
+    """
+    stored = reader.keys()
+    picked = np.random.default_rng(seed).permutation(len(stored))[:count]
+    keys = sorted((int(stored[i][0]), int(stored[i][1])) for i in picked)
+    source = source.to(device)
+    cached = CachedTeacher(reader).to(device)
+    grid = student_grid(plan.imgsz, layout.strides, device)
+    found: list[tuple[tuple[int, int], str, Fidelity]] = []
+    for batch in seen_batches(plan, keys, phases, stride=max(layout.strides), device=device):
+        live, kept = source.answer(batch, grid), cached.answer(batch, grid)
+        for branch, head in kept.heads.items():
+            for row, (image, view) in enumerate(batch["record"]):
+                one = [h._replace(**{k: v[row : row + 1] for k, v in h._asdict().items() if v is not None})
+                       for h in (head, live.heads[branch])]  # fmt: skip
+                found.append(((int(image), int(view)), branch, compare_views(one[0], one[1], layout)))
+    console.print(f"[dim]{len(keys)} stored views were asked again[/dim]")
+    return found
