@@ -226,6 +226,8 @@ class ViewDecoder:
                 raise DataError(f"cache: a record has {found} bytes, not {size}; check it with detkd cache verify")
         place = anchor_points.device if device is None else device
         block = np.frombuffer(b"".join(payloads), dtype=np.uint8).reshape(images, size)
+        # Under mixed precision the student's grid comes in half precision.
+        grid = (anchor_points.to(place).float(), strides.to(place).float())
         heads, start = {}, 0
         for branch in layout.branches:
             arrays: dict[str, np.ndarray] = {}
@@ -234,13 +236,13 @@ class ViewDecoder:
                 part = np.ascontiguousarray(block[:, start:stop])
                 arrays[name] = part.view(kind).reshape(images, layout.rows, width)
                 start = stop
-            heads[branch] = self._head(branch, arrays, anchor_points.to(place), strides.to(place))
+            heads[branch] = self._head(branch, arrays, *grid)
         return heads
 
     @torch.no_grad()
     def unknown(self, images: int, *, anchor_points: Tensor, strides: Tensor) -> dict[str, HeadOutput]:
         """Return answers to `images` images of which nothing is known."""
-        grid = (anchor_points, strides)
+        grid = (anchor_points.float(), strides.float())
         return {name: self._canvas(name, images, *grid).wiped(images) for name in self.layout.branches}
 
     def _head(self, branch: str, arrays: Mapping[str, np.ndarray], points: Tensor, strides: Tensor) -> HeadOutput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,16 @@ from detkd.data.images import check_images
 from detkd.data.records import DetectionSet, ImageRecord
 from detkd.errors import ConfigError, DataError
 
-__all__ = ["USES", "add_pool", "hide_labels", "labelled_only", "plain_records", "without_labels"]
+__all__ = [
+    "USES",
+    "add_pool",
+    "by_people",
+    "hide_labels",
+    "labelled_only",
+    "labels_hash",
+    "plain_records",
+    "without_labels",
+]
 
 USES = ("hard", "soft", "both")
 """What an image that people did not label teaches: boxes a teacher drew, its live or stored answers, or both."""
@@ -98,7 +108,23 @@ def add_pool(dataset: DetectionSet, pool: Sequence[ImageRecord], use: str) -> De
     return replace(dataset, records=(*dataset.records, *added))
 
 
+def by_people(record: ImageRecord) -> bool:
+    """Whether people labelled an image."""
+    return record.labelled and record.quality is None
+
+
+def labels_hash(dataset: DetectionSet) -> str:
+    """Return a short hash of the images that people labelled, by name and boxes: what a control must share."""
+    digest = hashlib.sha256()
+    for record in dataset.records:
+        if by_people(record):
+            digest.update(record.path.name.encode())
+            digest.update(np.ascontiguousarray(record.boxes_xyxy).tobytes())
+            digest.update(np.ascontiguousarray(record.classes).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def labelled_only(dataset: DetectionSet) -> DetectionSet:
     """Return the split without the images that nobody labelled: neither blank ones nor those with a teacher's boxes."""
-    kept = tuple(record for record in dataset.records if record.labelled and record.quality is None)
+    kept = tuple(record for record in dataset.records if by_people(record))
     return dataset if len(kept) == len(dataset) else replace(dataset, records=kept)

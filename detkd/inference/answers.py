@@ -133,8 +133,9 @@ class Answerer:
                 listed = ListedTeacher(path, data_names, category_ids=ids, class_map=spec.class_map, conf=conf)
                 loaded.append((spec, listed))
                 continue
+            place = device if is_checkpoint(spec.path) else "cpu"  # exported files run there everywhere
             detector = Detector.load(
-                spec.path, device=device, imgsz=spec.imgsz or imgsz, batch=batch, conf=conf, iou=iou, multi_label=False
+                spec.path, device=place, imgsz=spec.imgsz or imgsz, batch=batch, conf=conf, iou=iou, multi_label=False
             )
             network = NetworkTeacher(detector, data_names, class_map=spec.class_map, scales=scales, flip=flip)
             loaded.append((spec, network))
@@ -226,6 +227,12 @@ class Answerer:
         for looks, size in zip(answers, sizes, strict=True):
             merged = fuse(looks, size=size, iou=self._settings["wbf_iou"], weights=self._weights, knows=self._able)
             yield merged.take(np.arange(len(merged))[: self._settings["max_objects"]])
+
+
+def is_checkpoint(path: str) -> bool:
+    """Whether a teacher is a checkpoint or a name of one, and no exported file."""
+    folder = Path(path).expanduser()
+    return folder.suffix not in (".onnx", ".xml") and not (folder.is_dir() and any(folder.glob("*.xml")))
 
 
 def _size(item: Item, image: np.ndarray | None) -> tuple[int, int]:

@@ -82,7 +82,7 @@ _BREAKING = {
 }
 
 
-def ultralytics_arguments(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def ultralytics_arguments(config: Mapping[str, Any], folder: Path, *, ranks: bool = False) -> dict[str, Any]:
     """Translate a training config to Ultralytics' arguments.
 
     Raises:
@@ -127,7 +127,7 @@ def ultralytics_arguments(config: Mapping[str, Any], folder: Path) -> dict[str, 
         "imgsz": int(config["imgsz"]),
         "batch": batch,
         "seed": int(config["seed"]),
-        "device": pick_device(config["device"]),
+        "device": pick_device(config["device"], ranks=ranks),
         "nms": config.get("nms"),
         "workers": 8 if config.get("workers") is None else int(config["workers"]),
         "augmentations": albumentations_list(config.get("augment"), tuple(config.get("plugins") or ())),

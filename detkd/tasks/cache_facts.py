@@ -10,7 +10,7 @@ from detkd.caching.fingerprint import image_digests, list_digest
 from detkd.data.records import DataSpec
 from detkd.io import sha256
 
-__all__ = ["CACHE_ROOT", "code_facts", "data_facts", "file_facts"]
+__all__ = ["CACHE_ROOT", "code_facts", "data_facts", "file_facts", "moves_boxes"]
 
 CACHE_ROOT = Path("runs/cache")
 """Where caches are kept that were given no place of their own."""
@@ -37,3 +37,14 @@ def file_facts(path: Path) -> str:
     if path.is_dir():
         return list_digest([sha256(file) for file in sorted(path.rglob("*")) if file.is_file()])
     return sha256(path)
+
+
+def moves_boxes(transforms: Any) -> bool:
+    """Whether an Albumentations transform in serialised form, or one nested in it, moves boxes."""
+    import albumentations as A
+
+    def walk(transform: Any) -> bool:
+        inner = getattr(transform, "transforms", None)
+        return isinstance(transform, A.DualTransform) or any(walk(one) for one in inner or ())
+
+    return any(walk(A.from_dict(one)) for one in transforms or ())

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 
 from detkd.caching.fingerprint import digest
 from detkd.data.records import DataSpec
+from detkd.data.unlabelled import labels_hash
 from detkd.errors import ConfigError, PairError
-from detkd.tasks.cache_facts import CACHE_ROOT, code_facts, data_facts, file_facts
+from detkd.progress import console
+from detkd.tasks.cache_facts import CACHE_ROOT, code_facts, data_facts, file_facts, moves_boxes
 from detkd.tasks.train import make_plan
 
 __all__ = ["Work", "check_terms", "open_kind", "teacher_sizes"]
@@ -98,6 +100,30 @@ def check_terms(config: Mapping[str, Any]) -> None:
             )
 
 
+def check_region(config: Mapping[str, Any], layout: Any) -> None:
+    """Refuse to store fewer anchors than the recipe looks at.
+
+    Raises:
+        ConfigError: Naming the number needed.
+    """
+    from detkd.losses.regions import TeacherTop
+    from detkd.tasks.recipes import make_recipe
+
+    if layout.k is None:
+        return
+    region = make_recipe(config.get("distill") or {}, tuple(config.get("plugins") or ())).region
+    if not isinstance(region, TeacherTop):
+        console.print(
+            f"cache: {type(region).__name__} looks at more than the {layout.k} anchors of each view that are stored; "
+            "the others teach nothing (cache.k=all stores them)"
+        )
+    elif (needed := round(region.fraction * layout.anchors)) > layout.k:
+        raise ConfigError(
+            f"cache.k: stores {layout.k} anchors, distill.region.fraction={region.fraction:g} looks at {needed} of "
+            f"{layout.anchors}; use cache.k={needed} or more"
+        )
+
+
 def teacher_sizes(config: Mapping[str, Any]) -> tuple[int, int | None]:
     """Return the pixels the teacher sees and those that images are loaded at (None: what the student sees).
 
@@ -151,7 +177,7 @@ class ViewWork:
         distillation = Distillation(source=self.live, recipe=_no_recipe, imgsz=self.teacher_imgsz)
         self.run = make_plan(
             {**config, "load_imgsz": load}, config["student"], spec, Path("runs"),
-            distillation=distillation, views=count, augment_seed=self.seed,
+            distillation=distillation, views=count, augment_seed=self.seed, ranks=True,
         )  # fmt: skip
         student = build_detector(self.run.student, spec.names, key="student", scale=self.run.scale)
         head: Any = detect_head(student, key="student", source="the student")
@@ -170,6 +196,7 @@ class ViewWork:
             strides=strides,
         )
         self.layout = self.stored.to_dict()
+        check_region(config, self.stored)
         self.phases = phases_of(self.run, count)
         self.keys = view_keys(len(self.run.train), self.phases)
         self.record_bytes = self.stored.record_bytes()
@@ -195,9 +222,12 @@ class ViewWork:
             "code": code_facts(),
         }
         kinds = [(record.labelled, record.taught) for record in self.run.train.records]
-        if len(set(kinds)) > 1 and any(look[name] for name in _MIXING):
+        by_labels = bool(look["cutmix"]) or moves_boxes(args.augmentations)
+        if len(set(kinds)) > 1 and (by_labels or any(look[name] for name in _MIXING)):
             # Images are mixed with their like only.
             facts["data"]["kinds"] = digest({"kinds": kinds})
+        if by_labels:  # Ultralytics takes a transform back that leaves no label
+            facts["data"]["labels"] = labels_hash(self.run.train)
         return facts
 
     @cached_property
@@ -213,6 +243,7 @@ class ViewWork:
 
     def time_estimate(self, count: int, device: str) -> str:
         """Return how long storing `count` records will take, from a first batch."""
+        from detkd.caching.views import encode_views
         from detkd.inference.device import torch_device
         from detkd.training.views import seen_batches, student_grid
 
@@ -223,7 +254,7 @@ class ViewWork:
         teacher = self.teacher.to(place)
         marks = []
         for batch in seen_batches(self.run, keys, self.phases, stride=max(self.stored.strides), device=place):
-            teacher.answer(batch, grid)
+            encode_views(teacher.answer(batch, grid), self.stored)
             marks.append((time.monotonic(), len(batch["record"])))
         if len(marks) < 2:
             return "a few seconds"
@@ -254,6 +285,7 @@ class ViewWork:
         """Return what makes the teacher that reads the cache."""
         from detkd.models.cached import CachedTeacher
 
+        self.__dict__.pop("teacher", None)  # it would keep its memory, on a GPU too
         return lambda names: CachedTeacher(reader)
 
     def plan(self, reader: Any) -> dict[str, Any]:

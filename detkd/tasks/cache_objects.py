@@ -13,9 +13,12 @@ import numpy as np
 from detkd.caching.objects import SoftObjects, decode_objects, encode_objects, object_bytes
 from detkd.caching.store import CacheReader
 from detkd.data.records import DataSpec, ImageRecord
+from detkd.errors import ConfigError
+from detkd.io import read_json
 from detkd.progress import console, track
 from detkd.tasks.arguments import pick_device
 from detkd.tasks.cache_facts import CACHE_ROOT, data_facts
+from detkd.tasks.cache_kinds import number_or_all
 from detkd.tasks.footage_answers import teacher_specs
 
 __all__ = ["ObjectLookup", "ObjectWork"]
@@ -57,14 +60,17 @@ class ObjectWork:
         self.spec = spec
         self.records: tuple[ImageRecord, ...] = spec.splits["train"].records
         self.keys = [(number, 0) for number in range(len(self.records))]
-        self.most = int(node["max_objects"])
-        self.classes = min(int(node["classes"]), len(spec.names))
+        if isinstance(node["max_objects"], bool) or not isinstance(node["max_objects"], int):
+            raise ConfigError(f"cache.max_objects: must be a positive integer, got {node['max_objects']!r}")
+        self.most = node["max_objects"]
+        self.classes = number_or_all(node, "classes", len(spec.names)) or len(spec.names)
         self.layout = {"classes": self.classes, "num_classes": len(spec.names), "max_objects": self.most}
         self.record_bytes = 3 + _OBJECTS * object_bytes(self.classes, len(spec.names))
         folder = Path(str(node["path"])).expanduser() if node.get("path") else CACHE_ROOT
         for note in self.teachers.notes():
             console.print(f"note: {note}", highlight=False)
         self.teachers.check_images(self.records)
+        _refuse_numbers(config)
         self.facts = {"teachers": self.teachers.describe()}
         self.fingerprint = {
             "teachers": self.teachers.fingerprint(),
@@ -132,6 +138,22 @@ class ObjectWork:
 
     def _packed(self, number: int, objects: SoftObjects) -> bytes:
         return encode_objects(objects, size=self._sizes()[number], classes=self.classes, max_objects=self.most)
+
+
+def _refuse_numbers(config: Mapping[str, Any]) -> None:
+    """Refuse results that know images by number once further images were numbered behind the labelled ones.
+
+    Raises:
+        ConfigError: Naming the file.
+    """
+    if not (config.get("unlabelled") or {}).get("path"):
+        return
+    for spec in teacher_specs(config["teacher"], config["cache"].get("teachers") or []):
+        if spec.path.endswith(".json") and isinstance(read_json(spec.path), list):
+            raise ConfigError(
+                f"teacher: {spec.path} knows images by number, and those of unlabelled.path have none there; give a "
+                "COCO file that lists its images by name"
+            )
 
 
 def _difference(stored: SoftObjects, live: SoftObjects) -> str:

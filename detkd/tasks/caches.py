@@ -78,10 +78,10 @@ def _prepare(config: Mapping[str, Any], spec: DataSpec, check: bool) -> Prepared
     work = open_kind(kind, config, spec)
     device = pick_device(config["device"], ranks=True)
     folder = _folder(node, spec.name, work.fingerprint)
-    if not (folder / "cache.json").is_file() and node.get("build") is False:
+    if node.get("build") is False and not ((folder / "cache.json").is_file() and read_manifest(folder).complete):
         raise ConfigError(
-            f"cache.build: false, and there is no cache for these settings in {folder}; build it with detkd cache "
-            "build, or set cache.build=true"
+            f"cache.build: false, and there is no finished cache for these settings in {folder}; build it with "
+            "detkd cache build, or set cache.build=true"
         )
     manifest = create_cache(
         folder,
@@ -166,7 +166,9 @@ def _build(work: Any, folder: Path, device: str) -> float:
             check_space(folder, need)
             work.build(writer, mine, device)
         manifest = writer.finish()
-    while not manifest.complete:  # the other ranks are still at work
+    if not manifest.complete:
+        console.print(f"cache: rank {rank} of {world_size} is done and waits for the others")
+    while not manifest.complete:
         time.sleep(_WAIT)
         with CacheWriter(folder, rank=rank, world_size=world_size) as writer:
             manifest = writer.finish()

@@ -47,7 +47,8 @@ def print_estimate(config: Mapping[str, Any]) -> None:
     from detkd.tasks.estimate import estimate
 
     make_recipe(config["distill"], tuple(config.get("plugins") or ()))
-    out.print(str(estimate(config, config["data"].get("train_images"))))
+    live = (config.get("cache") or {}).get("kind", "none") == "none"
+    out.print(str(estimate(config, config["data"].get("train_images"), live=live)))
 
 
 def distill(config: dict[str, Any]) -> DistillResult | None:
@@ -103,8 +104,10 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
     reported = report_set(spec, str(config.get("checkpoint") or "last"))
     options = check_report(config.get("report") or {}, load_truth(to_coco(reported)))
     spec = with_unlabelled(spec, config)
-    teacher_imgsz, load_imgsz = teacher_sizes(config)
-    config = {**config, "load_imgsz": load_imgsz}
+    teacher_imgsz: int | None = None
+    if (config.get("cache") or {}).get("kind") != "instances":  # objects are found in clean images of any size
+        teacher_imgsz, load_imgsz = teacher_sizes(config)
+        config = {**config, "load_imgsz": load_imgsz}
     teacher_path = _teacher_path(config)
     cached = prepare(config, spec)
     mapping = config["teacher"].get("class_map") or {}
@@ -115,8 +118,7 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
     )
     shown = cached.plan if cached else {}
     train = split_of(spec, "train", key="data")
-    if teacher_path.endswith(".pt"):
-        console.print(f"[dim]{estimate(config, len(train), live=cached is None)}[/dim]")
+    console.print(f"[dim]{estimate(config, len(train), live=cached is None)}[/dim]")
     same_images = control_set(train) is train
     control = _control(config, spec, folder, resume, {k: v for k, v in shown.items() if k != "soft"})
     student = train_and_evaluate(
@@ -133,7 +135,8 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         write_json(folder / "cache.json", cached.facts)
     if control is not None:
         check_match(control.outcome, student.outcome, same_images=same_images)
-    teacher = _teacher(config, teacher_path, int(teacher_imgsz), spec, folder)
+    seen = int(config["teacher"].get("imgsz") or config["imgsz"])
+    teacher = _teacher(config, teacher_path, seen, spec, folder)
     after = Side("distilled", "after", (student.run,), _with_time(student), str(folder))
     taught_by = None if teacher is None else Side("teacher", "teacher", (teacher[0],), teacher[1], teacher_path)
     before = taught_by
@@ -196,8 +199,13 @@ def check_match(control: Mapping[str, Any], student: Mapping[str, Any], *, same_
     facts = [("initial_hash", "initial weights"), ("epochs", "the number of epochs"), ("amp", "mixed precision")]
     if same_images:
         facts.append(("batch_hash", "the pixels and labels of the first batches"))
-    elif "steps" in control:
-        facts.append(("steps", "the number of steps"))
+    for key, meaning in (
+        ("steps", "the number of steps"),
+        ("labels_hash", "the labelled images"),
+        ("shown", "the views of each image that are shown"),
+    ):
+        if key in control:  # controls of earlier versions don't say
+            facts.append((key, meaning))
     for key, meaning in facts:
         if control.get(key) != student.get(key):
             raise PairError(
@@ -284,7 +292,7 @@ def _teacher(
         path,
         dataset,
         folder,
-        settings={**config, "imgsz": imgsz, "nms": None},
+        settings={**config, "imgsz": imgsz, "nms": None, **({} if path.endswith(".pt") else {"device": "cpu"})},
         stem="teacher_",
         key="teacher",
         class_map=config["teacher"].get("class_map"),

@@ -20,7 +20,7 @@ class Estimate:
 
     Attributes:
         student_gflops: Forward pass of the student on one image.
-        teacher_gflops: Forward pass of the teacher on one image.
+        teacher_gflops: Forward pass of the teacher on one image; 0 where its answers are stored.
         ratio: FLOPs of a distillation step over those of a plain step.
         images: Images seen in the whole run; None where their number is unknown.
         operations: Floating point operations of the whole run; None likewise.
@@ -33,10 +33,12 @@ class Estimate:
     operations: float | None
 
     def __str__(self) -> str:
-        text = (
-            f"cost: student {self.student_gflops:.1f} and teacher {self.teacher_gflops:.1f} GFLOPs per image; a step "
-            f"takes {self.ratio:.1f} times the operations of a plain one (operations, not time)"
-        )
+        text = f"cost: student {self.student_gflops:.1f} GFLOPs per image, the teacher's answers are stored"
+        if self.teacher_gflops:
+            text = (
+                f"cost: student {self.student_gflops:.1f} and teacher {self.teacher_gflops:.1f} GFLOPs per image; a "
+                f"step takes {self.ratio:.1f} times the operations of a plain one (operations, not time)"
+            )
         if self.images is not None and self.operations is not None:
             unit, size = (
                 ("E", 1e18) if self.operations >= 1e18 else ("P", 1e15) if self.operations >= 1e15 else ("T", 1e12)
@@ -61,11 +63,10 @@ def estimate(config: Mapping[str, Any], images: int | None, *, live: bool = True
     imgsz = int(config["imgsz"])
     student = _gflops(str(config["student"]["path"]), config["student"].get("scale"), imgsz, "student")
     teacher_imgsz = int(config["teacher"].get("imgsz") or imgsz)
-    teacher = _gflops(str(config["teacher"]["path"]), None, teacher_imgsz, "teacher")
+    teacher = _gflops(str(config["teacher"]["path"]), None, teacher_imgsz, "teacher") if live else 0.0
     seen = None if images is None else images * int(config["epochs"])
-    each = 3 * student + (teacher if live else 0.0)
-    work = None if seen is None else seen * each * 1e9
-    return Estimate(student, teacher, step_ratio(student, teacher if live else 0.0), seen, work)
+    work = None if seen is None else seen * (3 * student + teacher) * 1e9
+    return Estimate(student, teacher, step_ratio(student, teacher), seen, work)
 
 
 def _gflops(value: str, scale: Mapping[str, float] | None, imgsz: int, key: str) -> float:

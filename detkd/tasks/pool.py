@@ -77,7 +77,7 @@ def _pool(path: Path, train: DetectionSet, use: str) -> tuple[ImageRecord, ...]:
 
     if (path / "annotations.json").is_file():
         formed = load_formed(path, names=train.names)
-        return formed.records
+        return formed.records  # compared with val and test when it was formed
     if use == "soft" and path.suffix == ".json":  # a COCO file: its images, not its boxes
         listed = load_data({"format": "coco", "path": str(path), "leakage": "off"})
         return tuple(record for split in listed.splits.values() for record in split.records)
@@ -93,11 +93,17 @@ def _pool(path: Path, train: DetectionSet, use: str) -> tuple[ImageRecord, ...]:
 
 
 def _refuse_overlap(spec: DataSpec, pool: tuple[ImageRecord, ...], train: DetectionSet) -> None:
+    from detkd.footage.overlap import check_overlap
+
     held = {name: split for name, split in spec.splits.items() if name != "train"}
     both = find_duplicates({"train": replace(train, records=pool), **held})
-    for (_, other), pairs in both.items():
-        if other != "train":
+    for (first, other), pairs in both.items():
+        if first == "train":
             raise DataError(
                 f"unlabelled.path: {len(pairs)} images are in the {other} split too ({pairs[0][0].name}); results "
                 "would be reported on images that were trained on, so leave them out"
             )
+    if any(record.quality is None for record in pool):  # what detkd pseudolabel formed was compared by its pixels
+        for name, split in held.items():
+            files = [record.path for record in split.records]
+            check_overlap([r.path for r in pool], files, key="unlabelled.path", held_out=f"{name} split of the data")

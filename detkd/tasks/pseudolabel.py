@@ -159,14 +159,17 @@ def _collected(folder: Path) -> Collection:
 
 def _refuse_overlap(collection: Collection, spec: DataSpec, folder: Path) -> None:
     """Refuse footage with pictures of the val or test split; what was compared before is not compared again."""
-    from detkd.caching.fingerprint import list_digest
+    from detkd.caching.fingerprint import image_digests, list_digest
 
     pool = [item.file for item in collection.items]
     for name in ("val", "test"):
         if name not in spec.splits:
             continue
         held_out = [record.path for record in spec.splits[name].records]
-        seen = {"footage": list_digest(map(str, pool)), "held_out": list_digest(map(str, held_out))}
+        seen = {
+            key: list_digest(image_digests(files, folder / "digests.json"))
+            for key, files in (("footage", pool), ("held_out", held_out))
+        }
         memo = folder / f"overlap-{name}.json"
         if not memo.is_file() or read_json(memo) != seen:
             check_overlap(pool, held_out, key="source", held_out=f"{name} split of the data")
@@ -256,13 +259,10 @@ def _table(result: PseudolabelResult, spec: DataSpec, by_hand: Mapping[str, Any]
     for name in spec.names:
         cut = result.thresholds.get(name)
         boxes = f"{result.boxes[name]:,}" if name in result.boxes else "-"
-        cells = [_share(getattr(cut, key, None)) for key in ("threshold", "precision", "low", "recall")]
+        values = [getattr(cut, key, None) for key in ("threshold", "precision", "low", "recall")]
+        cells = ["-" if value is None else f"{value:.2f}" for value in values]
         table.add_row(name, boxes, *cells, "set by hand" if name in by_hand else cut.reason if cut else "")
     return table
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _say_what_next(config: Mapping[str, Any], result: PseudolabelResult, stage: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from detkd.data.records import DataSpec, DetectionSet
+from detkd.data.unlabelled import by_people
 from detkd.diagnosis.working_point import working_point
 from detkd.errors import ConfigError
 from detkd.evaluation.side import Run
@@ -53,7 +54,15 @@ def resumable(folder: Path) -> Iterator[None]:
         raise KeyboardInterrupt(str(folder)) from err
 
 
-def make_plan(config: Mapping[str, Any], student: Mapping[str, Any], spec: DataSpec, folder: Path, **more: Any) -> Any:
+def make_plan(
+    config: Mapping[str, Any],
+    student: Mapping[str, Any],
+    spec: DataSpec,
+    folder: Path,
+    *,
+    ranks: bool = False,
+    **more: Any,
+) -> Any:
     """Return the training plan of a configuration.
 
     Args:
@@ -61,6 +70,7 @@ def make_plan(config: Mapping[str, Any], student: Mapping[str, Any], spec: DataS
         student: Its `model` or `student` group.
         spec: The data.
         folder: Run folder.
+        ranks: Whether several processes may share the work; a training can't be shared yet.
         more: Further fields of `TrainPlan`.
     """
     from detkd.training.plan import TrainPlan
@@ -80,7 +90,7 @@ def make_plan(config: Mapping[str, Any], student: Mapping[str, Any], spec: DataS
         seed=int(config["seed"]),
         folder=folder,
         load_imgsz=config.get("load_imgsz"),
-        arguments=ultralytics_arguments(config, folder),
+        arguments=ultralytics_arguments(config, folder, ranks=ranks),
         threads=config.get("threads"),
         share=check_share(unlabelled.get("share"), dataset),
         trust_boxes=unlabelled.get("weight") == "quality",
@@ -95,7 +105,7 @@ def epoch_samples(config: Mapping[str, Any], dataset: DetectionSet) -> int:
         return len(dataset)
     from detkd.training.sampler import EpochSampler
 
-    groups = np.array([record.labelled for record in dataset.records])
+    groups = np.array([by_people(record) for record in dataset.records])
     return len(EpochSampler(len(dataset), seed=0, groups=groups, share=share, batch=int(config["batch"])))
 
 

@@ -9,6 +9,7 @@ import detkd.environment
 
 import torch
 
+from detkd.data.unlabelled import labels_hash
 from detkd.training.checkpoint import RESUME_FILE, check_epochs, load_state
 from detkd.training.plan import TrainPlan, usable_cores
 from detkd.training.trainer import Trainer
@@ -28,6 +29,8 @@ class Outcome:
         seconds: Wall time of the training, validation included, all parts of an interrupted run together.
         threads: CPU threads used.
         amp: Whether mixed precision was on.
+        labels_hash: Hash of the images that people labelled.
+        shown: Which views of each image were shown, in words.
     """
 
     initial_hash: str
@@ -37,6 +40,15 @@ class Outcome:
     seconds: float
     threads: int
     amp: bool
+    labels_hash: str = ""
+    shown: str = ""
+
+
+def shown_views(plan: TrainPlan) -> str:
+    """Return in words which views of each image a run shows."""
+    if plan.views is None:
+        return "new ones every epoch"
+    return f"{plan.views} of seed {plan.augment_seed}"
 
 
 def run_training(plan: TrainPlan) -> Outcome:
@@ -49,7 +61,8 @@ def run_training(plan: TrainPlan) -> Outcome:
             initial_hash, batch_hash = state["hashes"]
             threads = plan.threads or usable_cores()
             epochs, steps = state["epochs"], state["steps"]
-            return Outcome(initial_hash, batch_hash, epochs, steps, state["seconds"], threads, state["amp"])
+            amp, facts = state["amp"], (labels_hash(plan.train), shown_views(plan))
+            return Outcome(initial_hash, batch_hash, epochs, steps, state["seconds"], threads, amp, *facts)
     bound: type[Trainer] = type("BoundTrainer", (Trainer,), {"plan": plan})
     trainer = bound(overrides=plan.arguments)
     trainer.train()
@@ -61,6 +74,8 @@ def run_training(plan: TrainPlan) -> Outcome:
         trainer.seconds,
         torch.get_num_threads(),
         bool(trainer.amp),
+        labels_hash(plan.train),
+        shown_views(plan),
     )
     del trainer  # it sits in reference cycles and would keep device memory from the next run
     gc.collect()

@@ -106,7 +106,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self._main = np.arange(size)
         self._others = np.arange(0)
         self._other_count = 0
-        self._batch = min(batch, size)
+        self._batch = min(batch, max(size, epoch_size or 0))
         if share is not None:
             labelled = np.ones(size, dtype=bool) if groups is None else np.asarray(groups, dtype=bool)
             self._main, self._others = np.flatnonzero(labelled), np.flatnonzero(~labelled)

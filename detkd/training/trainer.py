@@ -17,6 +17,7 @@ from ultralytics.data.build import InfiniteDataLoader, build_dataloader, seed_wo
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 from ultralytics.utils.torch_utils import unwrap_model
 
+from detkd.data.unlabelled import by_people
 from detkd.errors import ConfigError, ModelError
 from detkd.io import write_text
 from detkd.models.distilled import DistilledDetector
@@ -111,7 +112,7 @@ class Trainer(DetectionTrainer):
             rank=max(rank, 0),
             world_size=max(self.world_size, 1),
             views=None if plan.views is None else view_plan(plan, plan.views),
-            groups=np.array([record.labelled for record in dataset.records]) if plan.share is not None else None,
+            groups=np.array([by_people(record) for record in dataset.records]) if plan.share is not None else None,
             share=plan.share,
             batch=batch_size,
             epoch_size=plan.samples,
@@ -119,7 +120,7 @@ class Trainer(DetectionTrainer):
         workers = min(usable_cores(), self.args.workers)
         return InfiniteDataLoader(
             dataset=dataset,
-            batch_size=min(batch_size, len(dataset)),
+            batch_size=min(batch_size, max(len(dataset), plan.samples or 0)),
             sampler=sampler,
             num_workers=workers,
             prefetch_factor=4 if workers else None,

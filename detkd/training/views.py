@@ -85,6 +85,8 @@ def seen_batches(
         device: Where the images go.
     """
     args = training_arguments(plan)
+    if len(keys) < len(plan.train):
+        args.cache = False  # decoding the whole set for a few of its images would take longer than the rest
     size = int(plan.arguments["batch"])
     workers = loader_workers(plan) if device.type != "cpu" else 0
     for closing in (False, True):

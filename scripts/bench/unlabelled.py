@@ -9,8 +9,8 @@ of steps. The pool comes from `detkd pseudolabel`; on the drawn set it is 75 % o
 labels, on the road cameras the 544 images of the split `pool`.
 
 `curve`: a control with all labels, and students with 5, 10, 25 and 50 % of them and the rest as unlabelled images: with
-the given teacher, and with a teacher trained on the same few labels only. For each share also the control with these
-labels and as many steps.
+the given teacher, and with a teacher trained on the same few labels only. At 25 % also the control with these labels
+and as many steps.
 
 Run folders stay in `--out` and are not repeated, so an interrupted bench goes on, and several processes may share the
 work with `--jobs`. The last line of the output is one JSON object.
@@ -92,8 +92,8 @@ class Cctv(Setting):
     """Real road cameras; the teacher sees twice the student's size."""
 
     student = "ASSETS/weights/yolo26n.pt"
-    shape = ("imgsz=256", "load_imgsz=512", "epochs=3", "trainer.lr0=0.0008", "trainer.warmup_epochs=0.5")
-    recipe = ("distill.region.fraction=0.05", "teacher.imgsz=512", "cache=views", "cache.views=3", "cache.check=0")
+    shape = ("imgsz=256", "load_imgsz=512", "epochs=2", "trainer.lr0=0.0008", "trainer.warmup_epochs=0.5")
+    recipe = ("distill.region.fraction=0.05", "teacher.imgsz=512", "cache=views", "cache.views=1", "cache.check=0")
 
     def __init__(self, teacher: str) -> None:
         super().__init__(teacher)
@@ -102,8 +102,8 @@ class Cctv(Setting):
         self.student = f"{assets}/weights/yolo26n.pt"
 
     def few(self, images: int) -> list[str]:
-        """Fine-tune a COCO nano at the teacher's size for about 130 steps."""
-        epochs = max(1, round(130 / -(-images // 8)))
+        """Fine-tune a COCO nano at the teacher's size for about 80 steps."""
+        epochs = max(1, round(80 / -(-images // 8)))
         return [f"model={self.student}", "imgsz=512", f"epochs={epochs}", "trainer.lr0=0.0008",
                 "trainer.warmup_epochs=0.5"]  # fmt: skip
 
@@ -190,7 +190,7 @@ def make_jobs(setting: Setting, folder: Path, seeds: list[int], more: list[str])
             few(seed, share)
             words = [word for word in words if not word.startswith("teacher=")]
             words.append(f"teacher={folder / f'teacher-{share}-{seed}'}")
-        else:
+        elif share == POOL_SHARE:
             words.append("control=true")
         run("distill", folder / f"{row}-{share}-{seed}", words)
 
