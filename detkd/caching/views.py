@@ -221,9 +221,8 @@ class ViewDecoder:
             DataError: If a record has another size than the layout's, or names an anchor that does not exist.
         """
         layout, size, images = self.layout, self.layout.record_bytes(), len(payloads)
-        for found in map(len, payloads):
-            if found != size:
-                raise DataError(f"cache: a record has {found} bytes, not {size}; check it with detkd cache verify")
+        if wrong := [len(payload) for payload in payloads if len(payload) != size]:
+            raise DataError(f"cache: a record has {wrong[0]} bytes, not {size}; check it with detkd cache verify")
         place = anchor_points.device if device is None else device
         block = np.frombuffer(b"".join(payloads), dtype=np.uint8).reshape(images, size)
         # Under mixed precision the student's grid comes in half precision.
