@@ -240,13 +240,20 @@ def part_sweep(folder: Path, runs: int) -> dict[str, Any]:
     """Train many times with a live teacher and with one cache, whose building counts."""
     teacher = str(random_teacher("m", folder))
     weights = [round(0.25 + 0.25 * i, 2) for i in range(runs)]
-    record: dict[str, Any] = {"runs": runs, "teacher": "yolo26m", "student": "yolo26n_half", "imgsz": 192, "epochs": 2}
+    record: dict[str, Any] = {
+        "runs": runs,
+        "teacher": "yolo26m",
+        "student": "yolo26n_half",
+        "imgsz": 192,
+        "epochs": 2,
+        "images": 32,
+    }
     for kind in ("cached", "live"):
         start = time.perf_counter()
         for weight in weights:
             config = small(
                 teacher, f"distill.lambda={weight}", "epochs=2", "cache.views=2", f"cache.path={folder}/sweep",
-                student="yolo26n_half", imgsz=192,
+                student="yolo26n_half", imgsz=192, images=32,
             )  # fmt: skip
             spec = get_data(config["data"])
             if kind == "cached":
