@@ -9,13 +9,14 @@ R bins of a distance distribution, H and W cells.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from detkd.errors import ShapeError
 
-__all__ = ["Assignment", "Branch", "Context", "HeadOutput", "View"]
+__all__ = ["Assignment", "Branch", "Context", "HeadOutput", "Labels", "Towers", "View"]
 
 Branch = Literal["one2many", "one2one"]
 """`one2many` needs NMS at run time, `one2one` does not. Detectors without an NMS-free head have `one2many` only."""
@@ -30,6 +31,7 @@ class HeadOutput(NamedTuple):
         distances: Decoded left, top, right, bottom distances in cells (stride units), (B, A, 4).
         dist: Raw distribution logits per side, (B, A, 4, R), or None for heads without DFL (YOLO26).
         known: True where the source has an answer, (B, A) bool; None for everywhere. A cache knows some anchors only.
+        classes: True for the classes the source knows, (C,) bool; None for all. The recipe compares no others.
     """
 
     logits: Tensor
@@ -37,6 +39,19 @@ class HeadOutput(NamedTuple):
     distances: Tensor
     dist: Tensor | None = None
     known: Tensor | None = None
+    classes: Tensor | None = None
+
+
+class Towers(NamedTuple):
+    """What lies between neck and answers in one head: the feature maps of its class and box towers, level by level.
+
+    Attributes:
+        classes: Maps of the class tower, finest level first, each (B, K, H, W).
+        boxes: Maps of the box tower, likewise.
+    """
+
+    classes: tuple[Tensor, ...]
+    boxes: tuple[Tensor, ...]
 
 
 class View(NamedTuple):
@@ -48,6 +63,9 @@ class View(NamedTuple):
         strides: Pixels per cell of each anchor, (A, 1).
         imgsz: Height and width of the student's input in pixels.
         feats: Neck maps per level, each (B, K, H, W); None where the source has none (a cache).
+        towers: Maps inside each head; None where nobody asked for them.
+        finish: Turns such maps, in the source's own width, into what its head makes of them: `finish(branch, towers)`.
+            The source's weights are constant, a gradient goes to the maps. None where the source is no live network.
     """
 
     heads: dict[str, HeadOutput]
@@ -55,12 +73,28 @@ class View(NamedTuple):
     strides: Tensor
     imgsz: tuple[int, int]
     feats: tuple[Tensor, ...] | None = None
+    towers: Mapping[str, Towers] | None = None
+    finish: Callable[[str, Towers], HeadOutput] | None = None
 
     def head(self, branch: Branch) -> HeadOutput:
         """Return the head called `branch`, or raise `ShapeError` naming those there are."""
         if branch not in self.heads:
             raise ShapeError(f"view has no {branch} head, only {sorted(self.heads)}")
         return self.heads[branch]
+
+
+class Labels(NamedTuple):
+    """The labelled objects of a batch, image by image, filled up to the most an image has.
+
+    Attributes:
+        boxes_xyxy: Corners in pixels of the student's input, (B, M, 4).
+        classes: Class numbers, (B, M) long; 0 where there is no object.
+        present: Where there is an object, (B, M) bool.
+    """
+
+    boxes_xyxy: Tensor
+    classes: Tensor
+    present: Tensor
 
 
 class Assignment(NamedTuple):
@@ -70,11 +104,13 @@ class Assignment(NamedTuple):
         foreground: True where an anchor is responsible for a labelled object, (B, A) bool.
         scores: The assigner's soft target per class, 0 off the foreground, (B, A, C).
         boxes_xyxy: Box of the assigned label in pixels, (B, A, 4); meaningless off the foreground.
+        labels: The labelled objects themselves; None where the source does not say.
     """
 
     foreground: Tensor
     scores: Tensor
     boxes_xyxy: Tensor
+    labels: Labels | None = None
 
 
 class Context(NamedTuple):
