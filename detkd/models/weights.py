@@ -25,6 +25,8 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_as
 
 from detkd.errors import ModelError
 from detkd.io import read_json
+from detkd.models.slicing import slice_weights
+from detkd.progress import console
 
 __all__ = [
     "build_detector",
@@ -171,7 +173,14 @@ def detect_head(model: nn.Module, *, key: str, source: str) -> Detect:
 
 
 def build_detector(
-    value: str | Path, names: Sequence[str], *, key: str, scale: Mapping[str, float] | None = None, seed: int = 0
+    value: str | Path,
+    names: Sequence[str],
+    *,
+    key: str,
+    scale: Mapping[str, float] | None = None,
+    seed: int = 0,
+    slice_from: str | Path | None = None,
+    slice_by: str = "power",
 ) -> DetectionModel:
     """Build a student for the given classes: from weights where there are any, else from random numbers.
 
@@ -183,9 +192,11 @@ def build_detector(
         key: Config key for messages.
         scale: `depth`, `width` and `max_channels` replacing those of a model YAML, for students smaller than nano.
         seed: Seed of the random initial weights.
+        slice_from: Larger detector of the same family whose trained weights the initial ones are cut out of.
+        slice_by: How its channels are chosen, see `detkd.models.slicing`.
 
     Raises:
-        ModelError: If it can't be found or built, or `scale` is given with trained weights.
+        ModelError: If it can't be found or built, or `scale` or `slice_from` is given with trained weights.
     """
     path = resolve(value, key=key)
     weights = None
@@ -194,6 +205,10 @@ def build_detector(
         if scale:
             raise ModelError(
                 f"{key}.scale: {path} has trained weights of fixed width; give a model YAML, e.g. yolo26n.yaml"
+            )
+        if slice_from is not None:
+            raise ModelError(
+                f"{key}.slice: {path} has trained weights already; give a model YAML, e.g. yolo26n.yaml, or slice=null"
             )
         config = deepcopy(weights.yaml)
     else:
@@ -211,6 +226,15 @@ def build_detector(
         model.names = dict(enumerate(names))
         if weights is not None:
             model.load(weights, verbose=False)
+    if slice_from is not None:
+        larger = load_detector(slice_from, key=f"{key}.slice")
+        report = slice_weights(model, larger, names=(model_names(larger), tuple(names)), by=slice_by, key=key)
+        console.print(
+            f"{key}: initial weights from {Path(slice_from).name}: {report}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     return model
 
 

@@ -86,6 +86,8 @@ def make_plan(
         val=split_of(spec, "val", "test", key="data"),
         student=str(student["path"]),
         scale=student.get("scale"),
+        slice_from=student.get("slice"),
+        slice_by=str(student.get("slice_by") or "power"),
         imgsz=int(config["imgsz"]),
         seed=int(config["seed"]),
         folder=folder,

@@ -39,6 +39,8 @@ class TrainPlan:
         val: Images to watch the training with.
         student: Name, `.pt` or model YAML.
         scale: Depth, width and max_channels replacing those of a model YAML.
+        slice_from: Larger detector whose trained weights the student's initial ones are cut out of; None for none.
+        slice_by: How its channels are chosen.
         imgsz: Pixels the student sees.
         seed: Decides initial weights, order and augmentation.
         folder: Run folder.
@@ -64,6 +66,8 @@ class TrainPlan:
     seed: int
     folder: Path
     scale: Mapping[str, float] | None = None
+    slice_from: str | None = None
+    slice_by: str = "power"
     distillation: Distillation | None = None
     load_imgsz: int | None = None
     views: int | None = None

@@ -139,7 +139,15 @@ class Trainer(DetectionTrainer):
     def setup_model(self) -> None:
         """Build the student from seed or weights and, when distilling, put it together with its teacher."""
         plan = self.plan
-        student = build_detector(plan.student, plan.train.names, key=plan.key, scale=plan.scale, seed=plan.seed)
+        student = build_detector(
+            plan.student,
+            plan.train.names,
+            key=plan.key,
+            scale=plan.scale,
+            seed=plan.seed,
+            slice_from=plan.slice_from,
+            slice_by=plan.slice_by,
+        )
         student.args = self.args
         self.initial_hash = state_hash(student)
         student = student.to(self.device)

@@ -39,7 +39,7 @@ def make_view(
         distances = (random(images, ANCHORS, 4).abs() + 0.3).requires_grad_(grad)
         dist = random(images, ANCHORS, 4, bins) if bins else None
         outputs[name] = HeadOutput(logits, distances_to_boxes(distances, points, strides), distances, dist)
-    maps = tuple(random(images, 4, h, w) for h, w in SHAPES) if feats else None
+    maps = tuple(random(images, 4, h, w).requires_grad_(grad) for h, w in SHAPES) if feats else None
     return View(outputs, points, strides, IMGSZ, maps)
 
 
@@ -62,13 +62,15 @@ def make_context(
 
 
 def pick(view: View, images: Tensor | slice = slice(None), anchors: Tensor | slice = slice(None)) -> View:
-    """Select or reorder images and anchors."""
+    """Select or reorder images and anchors; feature maps keep the order of their cells."""
 
     def cut(x: Tensor | None) -> Tensor | None:
         return None if x is None else x[images][:, anchors]
 
     heads = {name: HeadOutput(*(cut(x) for x in head)) for name, head in view.heads.items()}
-    return view._replace(heads=heads, anchor_points=view.anchor_points[anchors], strides=view.strides[anchors])
+    maps = None if view.feats is None else tuple(x[images] for x in view.feats)
+    points, strides = view.anchor_points[anchors], view.strides[anchors]
+    return view._replace(heads=heads, anchor_points=points, strides=strides, feats=maps)
 
 
 def leaves(view: View) -> list[Tensor]:

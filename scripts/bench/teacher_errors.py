@@ -1,0 +1,164 @@
+"""What a bad teacher does to a student, and what the weights of teacher errors change about it.
+
+Two bad teachers are made from a good one by moving the bias of its class scores: `eager` sees objects where there are
+none, `blind` misses those there are. Students learn from each with and without the weights `w_fp` and `w_fn` of the
+class term, from the same weights, images and order as a control. A table then gives, on the test images, false alarms
+per image and recall, both at the score threshold that a camera would use whoever trained the detector, and false alarms
+per image at the control's recall, where thresholds can't hide anything. The rows `exposure` add pressure where the
+student itself is wrong (`distill=exposure`).
+
+    python scripts/bench/teacher_errors.py --out runs/bench_teacher_errors --seeds 0 1
+
+Finished runs are read, not repeated; the record is written to results/teacher_errors.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detkd import api
+from detkd.config import compose
+from detkd.diagnosis.working_point import at_threshold, sweep
+from detkd.evaluation.side import Run, make_run
+from detkd.evaluation.truth import load_truth
+from detkd.io import read_json, write_json
+from detkd.models.weights import load_detector
+from detkd.progress import console
+from detkd.runs import environment_record
+from detkd.training.checkpoint import save_plain
+
+SHIFTS = {"good": 0.0, "eager": 3.0, "blind": -3.0}
+"""Added to every class logit of the good teacher, in both heads."""
+
+THRESHOLD = 0.25
+"""Score from which a detection counts."""
+
+COMMON = [
+    "experiment=toy_cache", "student=yolo26n_half", "imgsz=160", "device=cpu", "pictures=0", "control=false",
+]  # fmt: skip
+
+OFF = ["distill.terms.cls.loss.w_fp={}", "distill.terms.cls.loss.w_fn={}"]
+
+ARMS: dict[str, tuple[str, str, list[str]]] = {
+    "binary, good teacher": ("good", "binary", []),
+    "binary, eager teacher": ("eager", "binary", []),
+    "binary, eager teacher, w_fp=0": ("eager", "binary", [OFF[0].format(0)]),
+    "binary, blind teacher": ("blind", "binary", []),
+    "binary, blind teacher, w_fn=0": ("blind", "binary", [OFF[1].format(0)]),
+    "classic, good teacher": ("good", "classic", []),
+    "classic, eager teacher": ("eager", "classic", []),
+    "classic, eager teacher, w_fp=0": ("eager", "classic", [OFF[0].format(0)]),
+    "exposure, good teacher": ("good", "exposure", []),
+}
+"""Row of the table: teacher, recipe, overrides."""
+
+
+def make_teachers(good: Path, folder: Path) -> dict[str, Path]:
+    """Write the teachers that are wrong on purpose."""
+    files = {}
+    for name, shift in SHIFTS.items():
+        files[name] = folder / f"teacher_{name}.pt"
+        if not files[name].is_file():
+            model = load_detector(good, key="teacher")
+            head: Any = model.model[-1]
+            for towers in (head.cv3, head.one2one_cv3):
+                for tower in towers:
+                    with torch.no_grad():
+                        tower[-1].bias += shift
+            folder.mkdir(parents=True, exist_ok=True)
+            save_plain(model, files[name], train_args={"imgsz": 192}, metrics={})
+    return files
+
+
+def run(verb: str, folder: Path, words: Iterable[str]) -> None:
+    """Run a verb in a folder, or go on with what is there."""
+    if (folder / "run.json").is_file() and read_json(folder / "run.json")["status"] == "done":
+        return
+    words = [f"resume={folder}"] if (folder / "config.yaml").is_file() else [*words, f"out={folder}"]
+    console.rule(f"{folder.name}: detkd {verb} {' '.join(words)}"[:200])
+    getattr(api, verb)(compose(verb, words))
+
+
+def numbers(folder: Path, recall: float | None) -> dict[str, float | None]:
+    """Return AP, false alarms and recall of a finished run."""
+    found: Run = make_run(load_truth(folder / "ground_truth.json"), folder / "detections.json")
+    point = at_threshold(found.matches, THRESHOLD)
+    curve = sweep(found.matches)
+    reached = [] if recall is None else [i for i in range(len(curve.score)) if curve.hits[i] >= recall * curve.objects]
+    return {
+        "AP": found.metrics.AP,
+        "AP50": found.metrics.AP50,
+        "false_per_image": point["false_per_image"],
+        "recall": point["recall"],
+        "false_at_recall": int(curve.false[reached[0]]) / found.matches.images if reached else None,
+    }
+
+
+def main() -> None:
+    """Train what is missing, write the record and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", type=Path, default=Path("detkd/assets/demo_teacher.pt"))
+    parser.add_argument("--out", type=Path, default=Path("runs/bench_teacher_errors"))
+    parser.add_argument("--record", type=Path, default=Path("results/teacher_errors.json"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    teachers = make_teachers(options.teacher, options.out)
+    rows: dict[str, list[dict[str, float | None]]] = {}
+    for seed in options.seeds:
+        words = [*COMMON, f"seed={seed}", f"threads={options.threads}"]
+        control = options.out / f"control-{seed}"
+        plain = [w for w in words if not w.startswith(("student=", "control=", "experiment="))]
+        run("train", control, [*plain, *training_words(words)])
+        recall = 0.8 * float(numbers(control, None)["recall"] or 0.0)
+        rows.setdefault("control", []).append(numbers(control, recall))
+        for name, (teacher, recipe, overrides) in ARMS.items():
+            folder = options.out / f"{name.replace(', ', '-').replace(' ', '_').replace('=', '')}-{seed}"
+            # A recipe's own choice has to come before the experiment's changes to it.
+            run("distill", folder, [*words, f"distill={recipe}", f"teacher={teachers[teacher]}", "cache=views",
+                                    "cache.views=8", "cache.check=0", *overrides])  # fmt: skip
+            rows.setdefault(name, []).append(numbers(folder, recall))
+    record = {
+        "schema": 1,
+        "command": "scripts/bench/teacher_errors.py",
+        "settings": {"shifts": SHIFTS, "threshold": THRESHOLD, "common": COMMON, "seeds": options.seeds},
+        "environment": environment_record(),
+        "rows": rows,
+    }
+    write_json(options.record, record)
+    console.print(table(rows))
+
+
+def training_words(words: Iterable[str]) -> list[str]:
+    """Return the same training for a plain student: `detkd train` has no experiment of a distillation."""
+    config = compose("distill", [*words, "teacher=none.pt"])
+    kept = {k: v for k, v in config["trainer"].items() if v is not None}
+    return ["model=yolo26n_half", "data=toy_demo", "augment=none", f"epochs={config['epochs']}",
+            f"batch={config['batch']}", *(f"trainer.{k}={v}" for k, v in kept.items())]  # fmt: skip
+
+
+def table(rows: dict[str, list[dict[str, float | None]]]) -> str:
+    """Return the means over the seeds as a Markdown table."""
+    lines = [
+        f"| student | AP50 | false alarms per image at {THRESHOLD} | recall at {THRESHOLD} | false alarms per image at "
+        "80 % of the control's recall |",
+        "|---|---|---|---|---|",
+    ]
+    for name, runs in rows.items():
+        cells = []
+        for key, form in (("AP50", "{:.1f}"), ("false_per_image", "{:.2f}"), ("recall", "{:.3f}"),
+                          ("false_at_recall", "{:.2f}")):  # fmt: skip
+            values = [run[key] for run in runs if run[key] is not None]
+            cells.append(form.format(statistics.mean(values)) if values else "not reached")  # type: ignore[type-var]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
