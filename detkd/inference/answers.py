@@ -199,6 +199,10 @@ class Answerer:
                 lines.append(f"{teacher.path} does not know {', '.join(missing)}: it never finds that")
         return lines
 
+    def knows(self) -> np.ndarray:
+        """Return which classes of the data at least one teacher knows, (C,) bool."""
+        return np.asarray(self._able.any(0))
+
     def _class_map(self, teacher: _Teacher) -> dict[str, list[str]]:
         pairs = zip(self.names, teacher.mapping, strict=True)
         return {name: [teacher.names[index] for index in found] for name, found in pairs}

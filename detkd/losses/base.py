@@ -6,13 +6,35 @@ edit: `detkd/losses/<name>.py`, `conf/distill/<name>.yaml`, `tests/losses/test_<
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from detkd.errors import ConfigError
 from detkd.types import Context, View
 
-__all__ = ["DistillLoss", "Region"]
+__all__ = ["DistillLoss", "Region", "TowerChannels", "tower_channels", "tower_stage"]
+
+
+class TowerChannels(NamedTuple):
+    """How wide the towers of one head are, level by level.
+
+    Attributes:
+        classes: Channels of the class tower's maps, finest level first.
+        boxes: Channels of the box tower's maps, likewise.
+    """
+
+    classes: tuple[int, ...]
+    boxes: tuple[int, ...]
+
+
+def tower_channels(view: View) -> dict[str, TowerChannels]:
+    """Return the widths of the towers of each head; empty where the view has none."""
+    return {
+        branch: TowerChannels(*(tuple(maps.shape[1] for maps in part) for part in towers))
+        for branch, towers in (view.towers or {}).items()
+    }
 
 
 class DistillLoss(nn.Module):
@@ -23,13 +45,24 @@ class DistillLoss(nn.Module):
     weight of the term and its schedule belong to the recipe, not to the loss.
 
     Attributes:
-        uses: What the loss reads of a view: "logits", "boxes", "dist", "feats". Missing outputs are refused by name.
+        uses: What the loss reads of a view: "logits", "boxes", "dist", "feats", "towers". What is missing is refused by
+            name.
+        stage: After which of a tower's stages its maps are read, counted from 1; None for losses that read none.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset()
+    stage: int | None = None
 
     def setup(self, student_channels: tuple[int, ...], teacher_channels: tuple[int, ...]) -> None:
         """Build layers that depend on the pair, once, before the optimizer exists. Most losses have none."""
+
+    def setup_towers(self, student: Mapping[str, TowerChannels], teacher: Mapping[str, TowerChannels]) -> None:
+        """Build layers that depend on the widths inside the heads, likewise.
+
+        Args:
+            student: Widths for each head that this loss compares.
+            teacher: The same of the teacher.
+        """
 
     def forward(self, student: View, teacher: View, context: Context) -> Tensor:
         """Return the loss as a scalar tensor with a gradient to `student` only."""
@@ -42,3 +75,15 @@ class Region(nn.Module):
     def forward(self, student: View, teacher: View, context: Context) -> Tensor:
         """Return constant weights, (B, A)."""
         raise TypeError(f"{type(self).__name__} does not implement forward()")
+
+
+def tower_stage(losses: Iterable[DistillLoss]) -> int | None:
+    """Return the stage at which these losses read the towers, None if none does.
+
+    Raises:
+        ConfigError: If they want different ones; a view has the maps of one stage.
+    """
+    stages = sorted({loss.stage for loss in losses if loss.stage is not None})
+    if len(stages) > 1:
+        raise ConfigError(f"distill.terms: losses read the towers at stages {stages}; give all of them the same stage")
+    return stages[0] if stages else None

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import get_args
 
-from detkd.errors import PairError
-from detkd.types import Branch, HeadOutput, View
+import torch
+from torch import Tensor, nn
 
-__all__ = ["BRANCHES", "check_outputs", "detach_view", "paired_heads"]
+from detkd.errors import PairError, ShapeError
+from detkd.losses.base import DistillLoss
+from detkd.ops.divergence import widen
+from detkd.types import Assignment, Branch, Context, HeadOutput, Towers, View
+
+__all__ = ["BRANCHES", "check_outputs", "detach_view", "known_classes", "make_context", "paired_heads"]
 
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
 
@@ -44,11 +49,11 @@ def paired_heads(
     return pairs
 
 
-def check_outputs(term: str, uses: Iterable[str], view: View, branch: Branch, role: str) -> None:
+def check_outputs(loss: DistillLoss, term: str, view: View, branch: Branch, role: str) -> None:
     """Refuse a view that lacks what a term reads.
 
     Raises:
-        PairError: Naming the term, the output and the side that lacks it.
+        PairError: Naming the term, the output, the side that lacks it and what to use instead.
     """
     head = view.head(branch)
     have: dict[str, object] = {
@@ -56,13 +61,15 @@ def check_outputs(term: str, uses: Iterable[str], view: View, branch: Branch, ro
         "boxes": head.boxes_xyxy if head.distances is not None else None,
         "dist": head.dist,
         "feats": view.feats,
+        "towers": None if view.towers is None else view.towers.get(branch),
     }
-    missing = [name for name in sorted(uses) if have.get(name) is None]
+    missing = [name for name in sorted(loss.uses) if have.get(name) is None]
     if missing:
         reason = "YOLO26 heads have no distance distribution" if "dist" in missing else "its source does not keep them"
+        instead = getattr(loss, "alternative", "") or f"choose another loss or another {role}"
         raise PairError(
             f"distill.terms.{term}: reads {', '.join(missing)}, which the {role}'s {branch} head does not give "
-            f"({reason}); choose another loss or another {role}"
+            f"({reason}); {instead}"
         )
 
 
@@ -72,6 +79,95 @@ def detach_view(view: View) -> View:
     for name, head in view.heads.items():
         dist = None if head.dist is None else head.dist.detach()
         logits, boxes, distances = head.logits.detach(), head.boxes_xyxy.detach(), head.distances.detach()
-        heads[name] = HeadOutput(logits, boxes, distances, dist, head.known)
+        heads[name] = HeadOutput(logits, boxes, distances, dist, head.known, head.classes)
     feats = None if view.feats is None else tuple(x.detach() for x in view.feats)
-    return view._replace(heads=heads, feats=feats)
+    towers = None
+    if view.towers is not None:
+        towers = {
+            name: Towers(tuple(x.detach() for x in part.classes), tuple(x.detach() for x in part.boxes))
+            for name, part in view.towers.items()
+        }
+    return view._replace(heads=heads, feats=feats, towers=towers)
+
+
+def known_classes(
+    student: View, teacher: View, assignments: Mapping[Branch, Assignment | None]
+) -> tuple[View, View, Mapping[Branch, Assignment | None], dict[Branch, Tensor]]:
+    """Leave out the classes that the teacher does not know, so that no loss can press on them.
+
+    Args:
+        student: The student's answers.
+        teacher: The teacher's answers; its heads say which `classes` they know.
+        assignments: The labels' assignment per head.
+
+    Returns:
+        Both views and the assignments with the known classes only, and per head where an anchor is responsible for an
+        object of an unknown class, (B, A) bool: the teacher has nothing to say there.
+    """
+    flags = next((head.classes for head in teacher.heads.values() if head.classes is not None), None)
+    if flags is None or bool(flags.all()):
+        return student, teacher, assignments, {}
+    index = flags.nonzero()[:, 0]
+    number = torch.cumsum(flags.long(), 0) - 1
+
+    def narrow(head: HeadOutput) -> HeadOutput:
+        return head._replace(logits=head.logits[..., index.to(head.logits.device)], classes=None)
+
+    def view(side: View) -> View:
+        finish = side.finish
+        return side._replace(
+            heads={name: narrow(head) for name, head in side.heads.items()},
+            finish=None if finish is None else lambda branch, towers: narrow(finish(branch, towers)),
+        )
+
+    kept: dict[Branch, Assignment | None] = {}
+    excluded: dict[Branch, Tensor] = {}
+    for branch, part in assignments.items():
+        if part is None:
+            kept[branch] = None
+            continue
+        scores = part.scores[..., index]
+        excluded[branch] = part.foreground & (scores.sum(-1) == 0)
+        labels = part.labels
+        if labels is not None:
+            classes = labels.classes.clamp(min=0)
+            labels = labels._replace(present=labels.present & flags[classes], classes=number[classes].clamp(min=0))
+        kept[branch] = part._replace(foreground=part.foreground & ~excluded[branch], scores=scores, labels=labels)
+    return view(student), view(teacher), kept, excluded
+
+
+def make_context(
+    region: nn.Module,
+    student: View,
+    teacher: View,
+    assignment: Assignment | None,
+    branch: Branch,
+    excluded: Mapping[Branch, Tensor],
+) -> Context:
+    """Return what a loss may use besides the two answers, with the region's weights where the teacher has an answer.
+
+    Args:
+        region: Decides where to distil.
+        student: The student's answers.
+        teacher: The teacher's answers.
+        assignment: The labels' assignment for the head.
+        branch: The head.
+        excluded: Anchors per head that are left out, (B, A) bool.
+
+    Raises:
+        ShapeError: If the region returns the wrong shape.
+    """
+    logits = student.head(branch).logits
+    blank = Context(branch, assignment, logits.new_ones(logits.shape[:2], dtype=torch.float32), student.imgsz)
+    weights = widen(region(student, teacher, blank).detach())
+    if weights.shape != logits.shape[:2]:
+        raise ShapeError(
+            f"distill.region: must have one weight per image and anchor, {tuple(logits.shape[:2])}, got shape "
+            f"{tuple(weights.shape)}; teacher and student need the same anchors"
+        )
+    known = teacher.head(branch).known
+    if known is not None:
+        weights = weights * known.to(weights)
+    if branch in excluded:
+        weights = weights * (~excluded[branch]).to(weights)
+    return blank._replace(region=weights)

@@ -1,61 +1,37 @@
 """A recipe: which losses, how strong, where, on which heads and when.
 
 `L = alpha * L_det + (1 - alpha) * lambda * L_kd`, with
-`L_kd = schedule(progress) * sum over heads of head weight * sum over terms of term weight * term`.
-The recipe returns `lambda * L_kd`; the caller knows L_det and applies alpha, then multiplies by the batch size.
+`L_kd = schedule(progress) * sum over heads of head weight * sum over terms of factor * term weight * term`.
+The recipe returns `lambda * L_kd`; the caller knows L_det and applies alpha, then multiplies by the batch size. The
+factor is 1 until it is measured, one for all terms on answers and one for all terms on feature maps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from detkd.errors import ConfigError, ShapeError
-from detkd.losses.base import DistillLoss, Region
+from detkd.losses.balance import GROUPS, Balance
+from detkd.losses.base import DistillLoss, Region, TowerChannels, tower_stage
 from detkd.losses.checks import check_choice, check_keys, check_number
-from detkd.losses.pairing import BRANCHES, check_outputs, detach_view, paired_heads
+from detkd.losses.pairing import BRANCHES, check_outputs, detach_view, known_classes, make_context, paired_heads
 from detkd.losses.regions import TeacherTop
 from detkd.losses.schedule import Schedule
-from detkd.ops.divergence import widen
-from detkd.types import Assignment, Branch, Context, View
+from detkd.losses.terms import Compared, Term, column, make_term
+from detkd.types import Assignment, Branch, View
 
-__all__ = ["DEFAULT_HEADS", "NATIVE", "Recipe", "Schedule", "Term"]
+__all__ = ["ASSIGNMENTS", "DEFAULT_HEADS", "NATIVE", "Compared", "Recipe", "Schedule", "Term"]
+
+ASSIGNMENTS = ("student", "teacher", "mixed")
+"""Whose answers decide which anchors learn a label."""
 
 NATIVE = "native"
 """Head weight that follows the detector's own loss: YOLO26 shifts from one2many to one2one during training."""
 
 DEFAULT_HEADS: dict[str, float | str] = {"one2many": 1.0, "one2one": NATIVE}
-
-
-@dataclass(frozen=True)
-class Term:
-    """One weighted loss.
-
-    Attributes:
-        name: Its column in the progress line and the results file, after "kd_".
-        loss: The loss itself.
-        weight: Factor of the loss, >= 0.
-        branches: Heads it applies to; None for all.
-    """
-
-    name: str
-    loss: DistillLoss
-    weight: float = 1.0
-    branches: tuple[Branch, ...] | None = None
-
-    def __post_init__(self) -> None:
-        key = f"distill.terms.{self.name}"
-        # nn.ModuleDict can't hold names of its own attributes, and a column name needs no quoting.
-        if not self.name.isidentifier() or hasattr(nn.ModuleDict, self.name):
-            raise ConfigError(f"{key}: can't name a term, got {self.name!r}; use letters, digits and _, e.g. cls")
-        if not isinstance(self.loss, DistillLoss):
-            raise ConfigError(f"{key}.loss: must be a DistillLoss, got {type(self.loss).__name__}; give a _target_")
-        check_number(f"{key}.weight", self.weight, low=0.0, hint="0 turns the term off")
-        for branch in self.branches or ():
-            check_choice(f"{key}.branches", branch, BRANCHES)
 
 
 class Recipe(nn.Module):
@@ -68,10 +44,20 @@ class Recipe(nn.Module):
         alpha: Share of the detection loss, in [0, 1]. Not applied here.
         kd_weight: Common factor of all terms, >= 0; the key `lambda` of the config.
         head_weights: Factor per head, a number >= 0 or "native"; heads left out keep `DEFAULT_HEADS`.
+        balance: Shares of the gradient that set the factors; None keeps them at 1.
+        assignment: Whose answers decide which anchors learn a label: "student" (as ever), "teacher", or "mixed", which
+            moves from the teacher's to the student's over the run. Applied by the caller.
+
+    Attributes:
+        factors: Factor per group, in the order of `GROUPS`; a buffer, so that a resumed run goes on with it.
+        measured: How often they were measured; a buffer likewise.
 
     Raises:
         ConfigError: Naming the key under `distill` that can't be used.
     """
+
+    factors: Tensor
+    measured: Tensor
 
     def __init__(
         self,
@@ -82,6 +68,8 @@ class Recipe(nn.Module):
         alpha: float = 0.5,
         kd_weight: float = 1.0,
         head_weights: Mapping[str, float | str] | None = None,
+        balance: Balance | None = None,
+        assignment: str = "student",
     ) -> None:
         super().__init__()
         terms = list(terms)
@@ -106,8 +94,20 @@ class Recipe(nn.Module):
         self.terms = nn.ModuleDict({term.name: term.loss for term in terms})
         self.weights = {term.name: float(term.weight) for term in terms}
         self.branches = {term.name: term.branches or BRANCHES for term in terms}
+        self.groups = {term.name: term.group for term in terms}
+        self.regions = nn.ModuleDict({term.name: term.region for term in terms if term.region is not None})
+        self.schedules = {term.name: term.schedule for term in terms if term.schedule is not None}
         self.region = TeacherTop() if region is None else region
         self.schedule = Schedule() if schedule is None else schedule
+        if balance is not None and terms and self.alpha in (0.0, 1.0):
+            raise ConfigError(
+                f"distill.calibrate: compares gradients of two losses, but distill.alpha={self.alpha:g} leaves one of "
+                "them out; use calibrate: null or an alpha between 0 and 1"
+            )
+        self.balance = balance if terms and self.kd_weight > 0 else None
+        self.assignment = check_choice("distill.assignment", assignment, ASSIGNMENTS)
+        self.register_buffer("factors", torch.ones(len(GROUPS)))
+        self.register_buffer("measured", torch.zeros((), dtype=torch.long))
 
     @classmethod
     def from_parts(
@@ -119,16 +119,20 @@ class Recipe(nn.Module):
         alpha: float = 0.5,
         kd_weight: float = 1.0,
         heads: Mapping[str, float | str] | None = None,
+        calibrate: Balance | Mapping[str, object] | None = None,
+        assignment: str | None = "student",
     ) -> Recipe:
         """Build a recipe from plain values and losses that exist already.
 
         Args:
-            terms: Per name, a mapping with `loss` and optionally `weight` and `branches`.
+            terms: Per name, a mapping with `loss` and optionally `weight`, `branches`, `region` and `schedule`.
             region: Where to distil.
             schedule: A schedule or its arguments.
             alpha: Share of the detection loss, in [0, 1].
             kd_weight: The key `lambda` of the config.
             heads: Factor per head.
+            calibrate: Shares of the gradient, or their arguments; None keeps the weights as they are.
+            assignment: Whose answers decide which anchors learn a label.
 
         Raises:
             ConfigError: Naming the key under `distill` that can't be used; all problems with terms at once.
@@ -136,14 +140,25 @@ class Recipe(nn.Module):
         built, problems = [], []
         for name, parts in terms.items():
             try:
-                built.append(_term(name, parts))
+                built.append(make_term(name, parts))
             except ConfigError as err:
                 problems.append(str(err))
         if problems:
             raise ConfigError("\n".join(problems))
         if isinstance(schedule, Mapping):
             schedule = Schedule.from_mapping(schedule)
-        return cls(built, region=region, schedule=schedule, alpha=alpha, kd_weight=kd_weight, head_weights=heads)
+        if isinstance(calibrate, Mapping):
+            calibrate = Balance.from_mapping(calibrate)
+        return cls(
+            built,
+            region=region,
+            schedule=schedule,
+            alpha=alpha,
+            kd_weight=kd_weight,
+            head_weights=heads,
+            balance=calibrate,
+            assignment=assignment or "student",
+        )
 
     @property
     def uses(self) -> frozenset[str]:
@@ -155,6 +170,19 @@ class Recipe(nn.Module):
         for name in self.terms:
             self._loss(name).setup(student_channels, teacher_channels)
 
+    def setup_towers(self, student: Mapping[str, TowerChannels], teacher: Mapping[str, TowerChannels]) -> None:
+        """Let each loss that reads maps inside the heads build its layers; each is given the heads it compares."""
+        for name in self.terms:
+            both = [branch for branch in self.branches[name] if branch in student and branch in teacher]
+            if "towers" in self._loss(name).uses:
+                heads = [branch for branch in both if self.head_weights[branch] != 0]
+                self._loss(name).setup_towers({b: student[b] for b in heads}, {b: teacher[b] for b in heads})
+
+    @property
+    def stage(self) -> int | None:
+        """The stage of the heads' towers at which losses read them, None if none does."""
+        return tower_stage(self._loss(name) for name in self.terms)
+
     def paired(self, student: Iterable[str], teacher: Iterable[str]) -> tuple[Branch, ...]:
         """Return the heads that will be distilled, given the names of those there are; see `paired_heads`."""
         wanted = {branch for name in self.terms for branch in self.branches[name] if self.head_weights[branch] != 0}
@@ -163,8 +191,17 @@ class Recipe(nn.Module):
     def columns(self, branches: Iterable[Branch]) -> tuple[str, ...]:
         """Return the names of all logged values for these heads, in the order `forward` gives them."""
         return tuple(
-            _column(name, branch) for branch in branches for name in self.terms if branch in self.branches[name]
+            column(name, branch) for branch in branches for name in self.terms if branch in self.branches[name]
         )
+
+    def strength(self, name: str, progress: float) -> float:
+        """Return what the schedules leave of a term after a share of the run."""
+        own = self.schedules.get(name)
+        return self.schedule(progress) * (1.0 if own is None else own(progress))
+
+    def factor(self, group: str) -> Tensor:
+        """Return the measured factor of a group of terms, a constant scalar."""
+        return self.factors[GROUPS.index(group)]
 
     def forward(
         self,
@@ -174,6 +211,30 @@ class Recipe(nn.Module):
         progress: float,
         native: Mapping[Branch, float],
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compare the two detectors on one batch; arguments as for `compare`.
+
+        Returns:
+            Scalar with all weights but alpha, divided by masses over the batch (multiply by the batch size as for the
+            native loss), and the plain value of each term, detached and without any weight.
+        """
+        compared = self.compare(student, teacher, assignments, progress, native)
+        return self.total(compared), compared.items
+
+    def total(self, compared: Compared) -> Tensor:
+        """Return the sum of all groups, each times its factor."""
+        total = self.factors.new_zeros(())
+        for group, value in compared.groups.items():
+            total = total + self.factor(group) * value
+        return total
+
+    def compare(
+        self,
+        student: View,
+        teacher: View,
+        assignments: Mapping[Branch, Assignment | None],
+        progress: float,
+        native: Mapping[Branch, float],
+    ) -> Compared:
         """Compare the two detectors on one batch.
 
         Args:
@@ -183,35 +244,37 @@ class Recipe(nn.Module):
             progress: Share of the run that is done, in [0, 1].
             native: The detector's own weight of each head at this moment, for heads weighted "native".
 
-        Returns:
-            Scalar with all weights but alpha, divided by masses over the batch (multiply by the batch size as for the
-            native loss), and the plain value of each term, detached and without any weight.
-
         Raises:
             PairError: If heads or outputs are missing.
             ShapeError: If answers of the two don't fit together, or a region or loss returns the wrong shape.
         """
-        teacher = detach_view(teacher)
-        factor = self.kd_weight * self.schedule(progress)
-        total = torch.zeros((), device=student.strides.device)
-        items: dict[str, Tensor] = {}
-        for branch in self.paired(student.heads, teacher.heads):
-            context = self._context(student, teacher, assignments.get(branch), branch)
-            head_weight = factor * self._head_weight(branch, native)
+        branches = self.paired(student.heads, teacher.heads)
+        student, teacher, assignments, excluded = known_classes(student, detach_view(teacher), assignments)
+        sides = (student, teacher)
+        compared = Compared({}, {}, {})
+        for branch in branches:
+            context = make_context(self.region, *sides, assignments.get(branch), branch, excluded)
+            head_weight = self._head_weight(branch, native)
             for name in self.terms:
                 if branch not in self.branches[name]:
                     continue
                 for role, view in (("student", student), ("teacher", teacher)):
-                    check_outputs(name, self._loss(name).uses, view, branch, role)
-                weight = head_weight * self.weights[name]
+                    check_outputs(self._loss(name), name, view, branch, role)
+                here = context
+                if name in self.regions:
+                    here = make_context(self.regions[name], *sides, assignments.get(branch), branch, excluded)
+                weight = self.kd_weight * self.strength(name, progress) * head_weight * self.weights[name]
                 with torch.set_grad_enabled(weight > 0 and torch.is_grad_enabled()):
-                    value = self.terms[name](student, teacher, context)
+                    value = self.terms[name](student, teacher, here)
                 if value.ndim != 0:
                     raise ShapeError(f"distill.terms.{name}.loss: must return a scalar, got shape {tuple(value.shape)}")
-                items[_column(name, branch)] = value.detach()
+                key = column(name, branch)
+                compared.items[key] = value.detach()
                 if weight > 0:
-                    total = total + weight * value
-        return total, items
+                    group = self.groups[name]
+                    compared.parts[key] = weight * value
+                    compared.groups[group] = compared.groups.get(group, 0.0) + compared.parts[key]
+        return compared
 
     def _loss(self, name: str) -> DistillLoss:
         loss = self.terms[name]
@@ -227,39 +290,3 @@ class Recipe(nn.Module):
                 f"distill.heads.{branch}: 'native' needs the detector's own weights, got {dict(native)}; set a number"
             )
         return float(native[branch])
-
-    def _context(self, student: View, teacher: View, assignment: Assignment | None, branch: Branch) -> Context:
-        logits = student.head(branch).logits
-        blank = Context(branch, assignment, logits.new_ones(logits.shape[:2], dtype=torch.float32), student.imgsz)
-        region = widen(self.region(student, teacher, blank).detach())
-        if region.shape != logits.shape[:2]:
-            raise ShapeError(
-                f"distill.region: must have one weight per image and anchor, {tuple(logits.shape[:2])}, got shape "
-                f"{tuple(region.shape)}; teacher and student need the same anchors"
-            )
-        known = teacher.head(branch).known
-        if known is not None:
-            region = region * known.to(region)
-        return blank._replace(region=region)
-
-
-def _column(name: str, branch: Branch) -> str:
-    return f"kd_{name}" + ("_o2o" if branch == "one2one" else "")
-
-
-def _term(name: str, parts: Mapping[str, object]) -> Term:
-    key = f"distill.terms.{name}"
-    if not isinstance(parts, Mapping):
-        raise ConfigError(f"{key}: must hold loss and weight, got {parts!r}; see conf/distill/binary.yaml")
-    check_keys(key, parts, ("loss", "weight", "branches"))
-    if "loss" not in parts:
-        raise ConfigError(f"{key}.loss: is missing; give a _target_ as in conf/distill/binary.yaml")
-    branches = parts.get("branches")
-    if isinstance(branches, str):
-        branches = (branches,)
-    return Term(
-        name=name,
-        loss=parts["loss"],  # type: ignore[arg-type]  # Term checks these three
-        weight=parts.get("weight", 1.0),  # type: ignore[arg-type]
-        branches=None if branches is None else tuple(branches),  # type: ignore[arg-type]
-    )

@@ -31,9 +31,11 @@ def candidate_index(student: View, teacher: View) -> Tensor:
     """
     ratio = teacher.imgsz[0] / student.imgsz[0]
     if teacher.imgsz[1] / student.imgsz[1] != ratio or ratio < 1 or ratio != 2 ** round(ratio).bit_length() / 2:
+        side = student.imgsz[0]
         raise PairError(
-            f"teacher.imgsz: the teacher sees {teacher.imgsz} pixels and the student {student.imgsz}; "
-            "teacher.imgsz must be imgsz times 1, 2, 4, ..."
+            f"teacher.imgsz: must be imgsz times 1, 2, 4, ..., got {_size(teacher)} for a student that sees "
+            f"{_size(student)} (a smaller image has no answer for the student's finest cells); use "
+            f"teacher.imgsz={side} or {2 * side}"
         )
     levels = level_sizes(student)
     offsets, start = [], 0
@@ -68,11 +70,16 @@ def candidate_index(student: View, teacher: View) -> Tensor:
     return torch.cat([torch.cat([p, p[:, :1].expand(-1, widest - p.shape[1])], 1) for p in parts])
 
 
+def _size(view: View) -> str:
+    return f"{view.imgsz[0]}x{view.imgsz[1]} pixels"
+
+
 class Aligner:
-    """Translates teacher views to the student's anchors; the index is computed once per pair of image sizes."""
+    """Translates teacher views to the student's anchors; what a pair of image sizes needs is computed once."""
 
     def __init__(self) -> None:
         self._index: dict[tuple[object, ...], Tensor] = {}
+        self._same: set[tuple[object, ...]] = set()
 
     def __call__(self, student: View, teacher: View) -> View:
         """Return the teacher's answers on the student's anchors.
@@ -81,11 +88,15 @@ class Aligner:
             PairError: If sizes or strides of the two don't match.
         """
         if teacher.imgsz == student.imgsz:
+            pair = (student.imgsz, len(student.strides), len(teacher.strides), student.strides.dtype)
+            if pair in self._same:  # comparing tensors makes a GPU wait
+                return teacher
             if not torch.equal(teacher.strides, student.strides):
                 raise PairError(
                     f"teacher: strides {[s for s, _, _ in level_sizes(teacher)]} differ from the student's "
                     f"{[s for s, _, _ in level_sizes(student)]}; choose a pair with the same strides"
                 )
+            self._same.add(pair)
             return teacher
         key = (student.imgsz, teacher.imgsz, student.strides.device)
         if key not in self._index:
@@ -93,7 +104,9 @@ class Aligner:
         index = self._index[key]
         ratio = teacher.imgsz[0] / student.imgsz[0]
         heads = {branch: _select(head, index, ratio, student) for branch, head in teacher.heads.items()}
-        return View(heads, student.anchor_points, student.strides, student.imgsz, teacher.feats)
+        return teacher._replace(
+            heads=heads, anchor_points=student.anchor_points, strides=student.strides, imgsz=student.imgsz
+        )
 
 
 def _select(head: HeadOutput, index: Tensor, ratio: float, student: View) -> HeadOutput:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from detkd.caching.manifest import Manifest
 from detkd.caching.views import ViewDecoder, ViewLayout
@@ -36,16 +37,18 @@ class CachedTeacher:
 
     Args:
         reader: An open cache of kind "views".
+        classes: Which classes of the data the teacher knew that filled it, (C,) bool; None for all.
 
     Raises:
         DataError: If the cache holds something else.
     """
 
-    def __init__(self, reader: RecordReader) -> None:
+    def __init__(self, reader: RecordReader, classes: Tensor | None = None) -> None:
         if reader.manifest.kind != "views":
             raise DataError(f"cache.path: holds {reader.manifest.kind}, not views; use cache={reader.manifest.kind}")
         self.layout = ViewLayout.from_dict(reader.manifest.layout)
         self._reader = reader
+        self._classes = classes
         self._decoder = ViewDecoder(self.layout)
         self._checked: set[tuple[tuple[int, int], int]] = set()
 
@@ -71,6 +74,9 @@ class CachedTeacher:
             heads = self._decoder.unknown(
                 len(batch["img"]), anchor_points=student.anchor_points, strides=student.strides
             )
+        if self._classes is not None:
+            self._classes = self._classes.to(student.strides.device)
+            heads = {branch: head._replace(classes=self._classes) for branch, head in heads.items()}
         return View(heads, student.anchor_points, student.strides, student.imgsz)
 
     def _check(self, student: View) -> None:

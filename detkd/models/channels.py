@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detkd.errors import ModelError
-
 __all__ = ["CHOICES", "Copy", "FixedSpace", "Flow", "JointSpace", "Segment", "Space", "choose", "moments"]
 
 CHOICES = ("power", "gamma", "norm", "even", "first")
@@ -106,11 +104,17 @@ class JointSpace(Space):
     """Queries, keys and values of an attention layer, which one convolution makes head by head.
 
     A query is multiplied with the key of the same number: both keep the same channels, of the heads whose values stay.
+
+    Attributes:
+        keys: Channels of the keys, and of the queries.
+        values: Channels of the values.
+        products: Mean square of query times key of each channel in the larger network.
     """
 
     def __init__(self, keys: Space, values: Space):
         super().__init__(2 * keys.wide + values.wide, 2 * keys.narrow + values.narrow, values.by)
         self.keys, self.values = keys, values
+        self.products = torch.ones(keys.wide, dtype=torch.float64)
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the queries', the keys' and the values' part of something per channel of the larger network."""
@@ -193,6 +197,7 @@ class Copy:
         narrow_bn: The smaller network's, or None.
         ins: What flows in.
         outs: What flows out; of a depthwise convolution the same channels.
+        covered: Of each tensor that was written to, by its id: which numbers.
     """
 
     wide: nn.Conv2d
@@ -201,7 +206,7 @@ class Copy:
     narrow_bn: nn.BatchNorm2d | None
     ins: Flow
     outs: Sequence[Space]
-    covered: dict[str, Tensor] = field(default_factory=dict)
+    covered: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def depthwise(self) -> bool:
@@ -220,54 +225,51 @@ class Copy:
         """Copy the weights.
 
         Args:
-            rescale: Replace inputs that were left out by what they are on average, and multiply the weights of the others
-                by the square root of (variance of the output with all inputs / with the inputs kept). Where nothing is
-                left out, or what is left out is always 0, this changes nothing.
+            rescale: Replace inputs that were left out by what they are on average, and multiply the weights of the
+                others by the square root of (variance of the output with all inputs / with the inputs kept). Where
+                nothing is left out, or what is left out is always 0, this changes nothing.
         """
         wide_in, narrow_in = _positions([part.space for part in self.ins])
         wide_out, narrow_out = _positions(self.outs)
+        ratio, lost, kept = self._change(wide_in) if rescale else (torch.ones(self.wide.out_channels), 0.0, 0.0)
+        if self.depthwise:
+            self._fill(self.narrow, "weight", self.wide.weight[wide_out], (narrow_out,))
+        else:
+            block = self.wide.weight[wide_out][:, wide_in].double() * ratio[wide_out, None, None, None]
+            self._fill(self.narrow, "weight", block, (narrow_out[:, None], narrow_in[None]))
+        if self.wide.bias is not None:
+            bias = self.wide.bias.double() + lost + (1 - ratio) * kept
+            self._fill(self.narrow, "bias", bias[wide_out], (narrow_out,))
+        if self.wide_bn is not None and isinstance(self.wide_bn.running_mean, Tensor):
+            mean = (self.wide_bn.running_mean.double() - lost) * ratio
+            self._fill(self.narrow_bn, "running_mean", mean[wide_out], (narrow_out,))
+            for name in ("running_var", "weight", "bias"):
+                self._fill(self.narrow_bn, name, getattr(self.wide_bn, name)[wide_out], (narrow_out,))
+
+    def _change(self, wide_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the factor of each output's weights, and the mean of what it loses and of what it keeps."""
         weight = self._weight()
-        ratio, shift = torch.ones(len(weight)).double(), torch.zeros(len(weight)).double()
-        kept_mean = torch.zeros(len(weight)).double()
-        if rescale and not self.depthwise and len(wide_in) < weight.shape[1]:
-            means = weight.sum(2) * torch.cat([part.mean for part in self.ins])
-            kept = self.shares()[:, wide_in].sum(1)
-            ratio = torch.where(kept > 0, kept.clamp_min(1e-12).rsqrt(), ratio)
-            kept_mean = means[:, wide_in].sum(1)
-            shift = means.sum(1) - kept_mean
+        none = torch.zeros(len(weight), dtype=torch.float64)
+        if self.depthwise or len(wide_in) == weight.shape[1]:
+            return torch.ones_like(none), none, none
+        means = weight.sum(2) * torch.cat([part.mean for part in self.ins])
+        share = self.shares()[:, wide_in].sum(1)
+        ratio = torch.where(share > 0, share.clamp_min(1e-12).rsqrt(), torch.ones_like(none))
+        kept = means[:, wide_in].sum(1)
+        return ratio, means.sum(1) - kept, kept
+
+    def _fill(self, module: nn.Module | None, name: str, values: Tensor, index: tuple[Tensor, ...]) -> None:
+        target = getattr(module, name, None)
+        if not isinstance(target, Tensor):
+            return
         with torch.no_grad():
-            target = self.narrow.weight
-            if self.depthwise:
-                target[narrow_out] = self.wide.weight[wide_out].to(target)
-                self._cover("weight", self.narrow.weight, (narrow_out,))
-            else:
-                block = self.wide.weight[wide_out][:, wide_in].double()
-                target[narrow_out[:, None], narrow_in[None]] = (block * ratio[wide_out, None, None, None]).to(target)
-                self._cover("weight", self.narrow.weight, (narrow_out[:, None], narrow_in[None]))
-            if self.narrow.bias is not None and self.wide.bias is not None:
-                bias = self.wide.bias.double() + shift + (1 - ratio) * kept_mean
-                self.narrow.bias[narrow_out] = bias[wide_out].to(self.narrow.bias)
-                self._cover("bias", self.narrow.bias, (narrow_out,))
-            if self.narrow_bn is None or self.wide_bn is None:
-                return
-            mean = (self.wide_bn.running_mean.double() - shift) * ratio
-            for name, values in (
-                ("weight", self.wide_bn.weight),
-                ("bias", self.wide_bn.bias),
-                ("running_mean", mean),
-                ("running_var", self.wide_bn.running_var),
-            ):
-                buffer = getattr(self.narrow_bn, name)
-                buffer[narrow_out] = values[wide_out].to(buffer)
-                self._cover(f"bn.{name}", buffer, (narrow_out,))
+            target[index] = values.to(target)
+        mask = torch.zeros(target.shape, dtype=torch.bool)
+        mask[index] = True
+        self.covered[id(target)] = mask
 
     def _weight(self) -> Tensor:
         return self.wide.weight.detach().double().cpu().flatten(2)
-
-    def _cover(self, name: str, target: Tensor, index: tuple[Tensor, ...]) -> None:
-        mask = torch.zeros(target.shape, dtype=torch.bool)
-        mask[index] = True
-        self.covered[name] = mask
 
 
 def _positions(spaces: Sequence[Space]) -> Pairs:
@@ -279,14 +281,3 @@ def _positions(spaces: Sequence[Space]) -> Pairs:
         right.append(narrow + theirs)
         wide, narrow = wide + space.wide, narrow + space.narrow
     return torch.cat(left), torch.cat(right)
-
-
-def check_choice(by: str, key: str) -> str:
-    """Return how channels are chosen.
-
-    Raises:
-        ModelError: If there is no such way.
-    """
-    if by not in CHOICES:
-        raise ModelError(f"{key}: no way to choose channels, got {by!r}; use one of {', '.join(CHOICES)}")
-    return by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import detkd.environment
@@ -10,12 +11,16 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.tasks import DetectionModel
 
-from detkd.errors import PairError
+from detkd.errors import ModelError, PairError
+from detkd.losses.base import tower_channels
 from detkd.losses.recipe import Recipe
+from detkd.losses.terms import Compared
+from detkd.models.assign import assign_by, teacher_share
 from detkd.models.head import AssignmentRecorder, native_weights, read_view, select_images
+from detkd.models.pull import Pull, measure_pull
 from detkd.models.teacher import TeacherSource
-from detkd.models.weights import detect_head
-from detkd.types import Assignment, HeadOutput, View
+from detkd.models.towers import TowerRecorder
+from detkd.types import Assignment, HeadOutput, Labels, View
 
 __all__ = ["DistilledDetector"]
 
@@ -34,6 +39,8 @@ class DistilledDetector(nn.Module):
         student_model: The network being trained, a plain Ultralytics detector.
         recipe: The distillation loss and its learnable layers, if it has any.
         progress: Share of the training done, 0..1; set by the trainer before each step.
+        measure: Whether the next batch also measures how hard each part of the loss pulls; set by the trainer.
+        pull: What the last such batch said.
     """
 
     def __init__(self, student: DetectionModel, source: TeacherSource, recipe: Recipe) -> None:
@@ -41,9 +48,14 @@ class DistilledDetector(nn.Module):
         self.student_model = student
         self.recipe = recipe
         self.progress = 0.0
+        self.measure = False
+        self.pull: Pull | None = None
         self.stride = student.stride
         # In a list, so that nn.Module does not register a teacher that is a module.
         self._source: list[TeacherSource] = [source]
+        if hasattr(source, "wants"):
+            live: Any = source
+            live.wants, live.stage = recipe.uses, recipe.stage
         self.kd_names: tuple[str, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,8 +76,7 @@ class DistilledDetector(nn.Module):
         was_training = self.student_model.training
         self.student_model.eval()
         with torch.no_grad():
-            outputs = self.student_model(batch["img"])[1]
-            student = read_view(outputs, detect_head(self.student_model, key="student", source="the student"))
+            student = self._look(lambda: self.student_model(batch["img"])[1])[1]
             teacher = self._source[0].answer(batch, student)
             self._setup_losses(student, teacher)
             _, items = self.recipe(student, teacher, {}, 0.0, dict.fromkeys(student.heads, 1.0))
@@ -76,12 +87,23 @@ class DistilledDetector(nn.Module):
 
     def _setup_losses(self, student: View, teacher: View) -> None:
         """Let losses build their layers, from the same random numbers whatever ran before."""
-        if "feats" not in self.recipe.uses or student.feats is None or teacher.feats is None:
-            return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.recipe.setup(*(tuple(maps.shape[1] for maps in view.feats or ()) for view in (student, teacher)))
+            if "feats" in self.recipe.uses and student.feats is not None and teacher.feats is not None:
+                self.recipe.setup(*(tuple(maps.shape[1] for maps in view.feats or ()) for view in (student, teacher)))
+            if student.towers is not None and teacher.towers is not None:
+                self.recipe.setup_towers(tower_channels(student), tower_channels(teacher))
         self.recipe.to(student.strides.device)
+
+    def _look(self, call: Callable[[], Any]) -> tuple[Any, View]:
+        """Return what the student says, raw and as a view, with the maps inside its head where a loss reads them."""
+        head = self.student_model.model[-1]
+        if self.recipe.stage is None:
+            outputs = call()
+            return outputs, read_view(outputs, head)
+        with TowerRecorder(head, self.recipe.stage) as recorder:
+            outputs = call()
+        return outputs, read_view(outputs, head)._replace(towers=recorder.take())
 
     def forward(self, x: Tensor | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return the loss for a batch, or the student's predictions for images."""
@@ -96,12 +118,15 @@ class DistilledDetector(nn.Module):
             loss, items = self.student_model.loss(batch, preds)
             zero = torch.zeros((), device=loss.device)
             return torch.cat([loss, zero[None]]), {**items, **dict.fromkeys(self.kd_names, zero)}
-        outputs = self.student_model(batch["img"]) if preds is None else preds
+        outputs, student = self._look(lambda: self.student_model(batch["img"]) if preds is None else preds)
         if self.criterion is None:
             self.criterion = self.student_model.init_criterion()
         images = len(batch["img"])
         labelled, taught = _chosen(batch, "labelled"), _chosen(batch, "taught")
-        with AssignmentRecorder(self.criterion) as recorder:
+        teacher = self._source[0].answer(batch, student)
+        mix = teacher_share(self.recipe.assignment, self.progress)
+        seen = teacher if labelled is None or not mix else _pick(teacher, labelled)
+        with assign_by(self.criterion, seen, mix), AssignmentRecorder(self.criterion) as recorder:
             if labelled is None:
                 loss, items = self.student_model.loss(batch, outputs)
             else:
@@ -109,21 +134,31 @@ class DistilledDetector(nn.Module):
         assignments = recorder.take()
         if labelled is not None:
             assignments = {branch: _spread(part, labelled, images) for branch, part in assignments.items()}
-        student = read_view(outputs, self.student_model.model[-1])
-        teacher = self._source[0].answer(batch, student)
         count = images
         if taught is not None:
             count = len(taught)
             # With none, all go in and nothing of it counts: every learnable layer needs its gradient, if only a zero.
             rows = taught if count else torch.arange(images, device=taught.device)
             student, teacher = _pick(student, rows), _pick(teacher, rows)
-            assignments = {branch: Assignment(*(x[rows] for x in part)) for branch, part in assignments.items()}
-        kd, kd_items = self.recipe(student, teacher, assignments, self.progress, native_weights(self.criterion))
+            assignments = {branch: _pick_labels(part, rows) for branch, part in assignments.items()}
+        compared = self.recipe.compare(student, teacher, assignments, self.progress, native_weights(self.criterion))
+        kd, alpha = self.recipe.total(compared), self.recipe.alpha
+        _check_finite(compared, loss)
+        if self.measure and count:
+            self.pull = self._pull(compared, loss, count)
+        kd_items = compared.items
         if not count:
             kd, kd_items = kd * 0, {name: value * 0 for name, value in kd_items.items()}
-        alpha = self.recipe.alpha
         total = torch.cat([alpha * loss, (1 - alpha) * kd[None] * count])
         return total, {**items, **kd_items, "kd": kd.detach()}
+
+    def _pull(self, compared: Compared, loss: Tensor, count: int) -> Pull:
+        """Measure how hard detection and distillation pull on this batch, with the weights they have in the sum."""
+        alpha = self.recipe.alpha
+        groups = {
+            name: (1 - alpha) * count * self.recipe.factor(name) * value for name, value in compared.groups.items()
+        }
+        return measure_pull(self.student_model, alpha * loss.sum(), groups, compared.parts)
 
     def fuse(self, verbose: bool = True, imgsz: int | list[int] = 640) -> nn.Module:
         """Return the student, fused for inference."""
@@ -175,15 +210,47 @@ def _labels_of(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
     return {**labels, "batch_idx": image[kept].to(batch["batch_idx"])}
 
 
+def _check_finite(compared: Compared, loss: Tensor) -> None:
+    """Stop before a step that would ruin the weights, where distillation is to blame for it.
+
+    Raises:
+        ModelError: Naming the terms and what to do.
+    """
+    values = list(compared.items.values())
+    if not values or bool(torch.stack(values).isfinite().all()) or not bool(loss.detach().isfinite().all()):
+        return
+    bad = [name for name, value in compared.items.items() if not bool(value.isfinite())]
+    raise ModelError(
+        f"distill.terms: {', '.join(bad)} became infinite or not a number while the detection loss is finite; lower "
+        "trainer.lr0 or distill.lambda, train with trainer.amp=false, or leave the term out (~distill.terms.NAME)"
+    )
+
+
 def _spread(part: Assignment, rows: Tensor, images: int) -> Assignment:
     """Put the assignment of some images back at their places in the batch; the others have no foreground."""
-    return Assignment(*(x.new_zeros(images, *x.shape[1:]).index_copy_(0, rows, x) for x in part))
+
+    def place(x: Tensor) -> Tensor:
+        return x.new_zeros(images, *x.shape[1:]).index_copy_(0, rows, x)
+
+    labels = None if part.labels is None else Labels(*(place(x) for x in part.labels))
+    return Assignment(place(part.foreground), place(part.scores), place(part.boxes_xyxy), labels)
+
+
+def _pick_labels(part: Assignment, rows: Tensor) -> Assignment:
+    """Keep the assignment of these images."""
+    labels = None if part.labels is None else Labels(*(x[rows] for x in part.labels))
+    return Assignment(part.foreground[rows], part.scores[rows], part.boxes_xyxy[rows], labels)
 
 
 def _pick(view: View, rows: Tensor) -> View:
     """Keep these images of a view."""
     heads = {}
     for name, head in view.heads.items():
-        kept = {part: x[rows] for part, x in head._asdict().items() if x is not None}
-        heads[name] = HeadOutput(**kept)
-    return view._replace(heads=heads, feats=None if view.feats is None else tuple(x[rows] for x in view.feats))
+        per_image = {part: x[rows] for part, x in head._asdict().items() if x is not None and part != "classes"}
+        heads[name] = HeadOutput(**per_image, classes=head.classes)
+    towers = view.towers
+    if towers is not None:
+        towers = {name: type(t)(*(tuple(x[rows] for x in maps) for maps in t)) for name, t in towers.items()}
+    return view._replace(
+        heads=heads, feats=None if view.feats is None else tuple(x[rows] for x in view.feats), towers=towers
+    )

@@ -20,7 +20,8 @@ from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
 from ultralytics.utils.tal import TaskAlignedAssigner, dist2bbox, make_anchors
 from ultralytics.utils.torch_utils import fuse_conv_and_bn, fuse_deconv_and_bn
 
-from detkd.types import Assignment, Branch, HeadOutput, View
+from detkd.ops.divergence import widen
+from detkd.types import Assignment, Branch, HeadOutput, Labels, View
 
 __all__ = [
     "AssignmentRecorder",
@@ -28,6 +29,7 @@ __all__ = [
     "fold_batchnorm",
     "has_one2many",
     "has_one2one",
+    "head_output",
     "native_weights",
     "object_assigner",
     "pad_rows",
@@ -71,14 +73,22 @@ def read_view(outputs: dict[str, Any], head: Detect) -> View:
     present = {branch: raw for branch, raw in by_branch.items() if raw}
     feats = next(iter(present.values()))["feats"]
     anchor_points, strides = make_anchors(feats, head.stride, 0.5)
-    heads = {branch: _head_output(raw, head, anchor_points, strides) for branch, raw in present.items()}
+    heads = {branch: head_output(raw, head, anchor_points, strides) for branch, raw in present.items()}
     height, width = (int(cells * float(head.stride[0])) for cells in feats[0].shape[2:])
     return View(heads, anchor_points, strides, (height, width), tuple(feats))
 
 
-def _head_output(raw: dict[str, Tensor], head: Detect, anchor_points: Tensor, strides: Tensor) -> HeadOutput:
-    logits = raw["scores"].permute(0, 2, 1).float()  # (B, A, C)
-    boxes = raw["boxes"].permute(0, 2, 1).float()  # (B, A, 4R)
+def head_output(raw: dict[str, Tensor], head: Detect, anchor_points: Tensor, strides: Tensor) -> HeadOutput:
+    """Decode what one head said.
+
+    Args:
+        raw: `boxes` (B, 4R, A) and `scores` (B, C, A).
+        head: The head that said it.
+        anchor_points: Cell centres in cells, (A, 2).
+        strides: Pixels per cell, (A, 1).
+    """
+    logits = widen(raw["scores"].permute(0, 2, 1))  # (B, A, C)
+    boxes = widen(raw["boxes"].permute(0, 2, 1))  # (B, A, 4R)
     dist = None
     if head.reg_max > 1:
         dist = boxes.unflatten(-1, (4, head.reg_max))  # (B, A, 4, R)
@@ -164,9 +174,13 @@ class AssignmentRecorder:
         for hook in self._hooks:
             hook.remove()
 
-    def _keep(self, branch: Branch, _module: nn.Module, _inputs: Any, outputs: tuple[Tensor, ...]) -> None:
+    def _keep(
+        self, branch: Branch, _module: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
+    ) -> None:
         _, boxes, scores, foreground, _ = outputs
-        self._last[branch] = Assignment(foreground.bool(), scores.float(), boxes.float())
+        number, corners, there = inputs[3:6]  # (B, M, 1), (B, M, 4) in pixels, (B, M, 1); M may be 0
+        labels = Labels(corners.float(), number[..., 0].long(), there[..., 0].bool())
+        self._last[branch] = Assignment(foreground.bool(), scores.float(), boxes.float(), labels)
 
     def take(self) -> dict[Branch, Assignment]:
         """Return the assignments since the last call and forget them."""

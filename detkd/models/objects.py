@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import detkd.environment
 
 import torch
+import torchvision
 from torch import Tensor
 from ultralytics.utils.tal import TaskAlignedAssigner
 
@@ -17,7 +18,7 @@ from detkd.ops.anchors import boxes_to_distances, distances_to_boxes
 from detkd.ops.boxes import has_area, xywh_to_xyxy
 from detkd.types import HeadOutput, View
 
-__all__ = ["ObjectTeacher", "SoftTargets", "spread_objects"]
+__all__ = ["ObjectTeacher", "SoftTargets", "found_objects", "spread_objects"]
 
 _UNKNOWN = -20.0
 """Logit where the teacher has no answer: lower than any answer, so that regions that pick by score come to it last."""
@@ -37,6 +38,32 @@ class SoftTargets(NamedTuple):
     boxes_xyxy: Tensor
     probs: Tensor
     present: Tensor
+
+
+@torch.no_grad()
+def found_objects(head: HeadOutput, *, conf: float, iou: float, most: int = 300) -> SoftTargets:
+    """Return what one head finds after non-maximum suppression per class, each object with its whole class vector.
+
+    Args:
+        head: The answers of a one2many head.
+        conf: Least score of an object, in (0, 1).
+        iou: Overlap above which the weaker of two boxes of the same class is dropped, in (0, 1).
+        most: Objects kept per image, best first.
+    """
+    probs = head.logits.float().sigmoid()
+    score, label = probs.max(-1)  # (B, A)
+    kept = []
+    for number in range(len(score)):
+        sure = (score[number] >= conf).nonzero()[:, 0]
+        boxes = head.boxes_xyxy[number, sure].float()
+        order = torchvision.ops.batched_nms(boxes, score[number, sure], label[number, sure], iou)[:most]
+        kept.append(sure[order])
+    image = torch.cat([torch.full_like(rows, number) for number, rows in enumerate(kept)])
+    found = torch.cat(kept)
+    rows = torch.cat((head.boxes_xyxy[image, found].float(), probs[image, found]), dim=-1)
+    padded, present = pad_rows(rows, image, len(score))
+    boxes, vectors = padded.split((4, probs.shape[-1]), dim=-1)
+    return SoftTargets(boxes, vectors, present & has_area(boxes))
 
 
 @torch.no_grad()
@@ -115,9 +142,13 @@ class ObjectTeacher:
     Of several merged answers, only some may have seen an object. `probs` are the mean of those that did, `soft_quality`
     counts the others too. The vector is therefore scaled down until its highest probability is the quality. An object
     that all saw keeps its vector. The losses weigh boxes by the highest probability, so the box counts less as well.
+
+    Args:
+        known: Which classes of the data somebody who was asked knows, (C,) bool; None for all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Tensor | None = None) -> None:
+        self._known = known
         self._assigners: dict[str, TaskAlignedAssigner] = {}
 
     def to(self, device: torch.device) -> ObjectTeacher:
@@ -136,11 +167,13 @@ class ObjectTeacher:
             ShapeError: If the objects have other classes than the student.
         """
         objects = self._objects(batch, student)
+        known = None if self._known is None else self._known.to(student.strides.device)
         heads = {}
         for branch, head in student.heads.items():
             if branch not in self._assigners:
                 self._assigners[branch] = object_assigner(branch, head.logits.shape[-1], student.strides)
-            heads[branch] = spread_objects(branch, student, objects, self._assigners[branch])
+            answer = spread_objects(branch, student, objects, self._assigners[branch])
+            heads[branch] = answer._replace(classes=known)
         return View(heads, student.anchor_points, student.strides, student.imgsz)
 
     @staticmethod

@@ -18,7 +18,7 @@ from detkd.tasks.cache_facts import CACHE_ROOT
 if TYPE_CHECKING:
     from detkd.caching.catalog import CacheInfo
 
-__all__ = ["CacheResult", "cache", "with_packaged_teacher"]
+__all__ = ["CacheResult", "cache"]
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,12 @@ _ONLY = {
 """Keys that belong to some actions only: `detkd cache build runs/x` would build elsewhere without a word."""
 
 
-def with_packaged_teacher(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration with the path of the packaged teacher where `teacher=demo` stands for it."""
-    from detkd.tasks.demo import PACKAGED_TEACHER, packaged_teacher
-
-    teacher = config["teacher"]
-    if teacher["path"] != PACKAGED_TEACHER:
-        return dict(config)
-    return {**config, "teacher": {**teacher, "path": str(packaged_teacher())}}
-
-
 def _build(config: dict[str, Any]) -> CacheResult:
     from detkd.models.weights import quiet
     from detkd.tasks.caches import prepare
     from detkd.tasks.common import get_data
     from detkd.tasks.pool import with_unlabelled
+    from detkd.tasks.teachers import with_packaged_teacher
 
     node = config.get("cache") or {}
     if str(node.get("kind") or "none") == "none":

@@ -13,10 +13,11 @@ from detkd.data.records import DataSpec
 from detkd.data.unlabelled import labels_hash
 from detkd.errors import ConfigError, PairError
 from detkd.progress import console
-from detkd.tasks.cache_facts import CACHE_ROOT, code_facts, data_facts, file_facts, moves_boxes
+from detkd.tasks.cache_facts import CACHE_ROOT, code_facts, data_facts, moves_boxes
+from detkd.tasks.teachers import live_teacher, teacher_facts, teacher_sizes
 from detkd.tasks.train import make_plan
 
-__all__ = ["Work", "check_terms", "open_kind", "teacher_sizes"]
+__all__ = ["Work", "check_terms", "open_kind"]
 
 _LOOK = (
     "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "bgr",
@@ -124,20 +125,6 @@ def check_region(config: Mapping[str, Any], layout: Any) -> None:
         )
 
 
-def teacher_sizes(config: Mapping[str, Any]) -> tuple[int, int | None]:
-    """Return the pixels the teacher sees and those that images are loaded at (None: what the student sees).
-
-    Raises:
-        ConfigError: If the teacher would see another size than either.
-    """
-    imgsz = int(config["imgsz"])
-    teacher = int(config["teacher"].get("imgsz") or imgsz)
-    load = config.get("load_imgsz") or (teacher if teacher != imgsz else None)
-    if teacher not in (imgsz, load):
-        raise ConfigError(f"teacher.imgsz: must be imgsz ({imgsz}) or load_imgsz ({load}), got {teacher}")
-    return teacher, load
-
-
 def number_or_all(node: Mapping[str, Any], key: str, most: int) -> int | None:
     """Return `cache.<key>`, None for all of them.
 
@@ -158,7 +145,7 @@ class ViewWork:
     def __init__(self, config: Mapping[str, Any], spec: DataSpec) -> None:
         from detkd.caching.views import ViewLayout
         from detkd.models.head import has_one2one
-        from detkd.models.weights import build_detector, detect_head, resolve
+        from detkd.models.weights import build_detector, detect_head
         from detkd.training.plan import Distillation
         from detkd.training.views import phases_of, view_keys
 
@@ -168,11 +155,10 @@ class ViewWork:
             raise ConfigError(f"cache.views: must be a positive integer, got {count!r}; e.g. cache.views=8")
         if node.get("precision") not in ("int8", "float16", "float32"):
             raise ConfigError(f"cache.precision: must be int8, float16 or float32, got {node.get('precision')!r}")
+        self.config = config
         self.spec = spec
         self.views = count
         self.teacher_imgsz, load = teacher_sizes(config)
-        self.path = resolve(config["teacher"]["path"], key="teacher")
-        self.mapping = dict(config["teacher"].get("class_map") or {})
         self.seed = int(node.get("seed") or 0)
         distillation = Distillation(source=self.live, recipe=_no_recipe, imgsz=self.teacher_imgsz)
         self.run = make_plan(
@@ -184,7 +170,7 @@ class ViewWork:
         strides = tuple(int(stride) for stride in head.stride.tolist())
         size = self.run.imgsz
         anchors = sum((size // stride) ** 2 for stride in strides)
-        heads = ("one2many", "one2one") if has_one2one(head) and has_one2one(self.teacher.head) else ("one2many",)
+        heads = ("one2many", "one2one") if has_one2one(head) and "one2one" in self.teacher.branches else ("one2many",)
         self.stored = ViewLayout(
             branches=heads,
             anchors=anchors,
@@ -200,7 +186,11 @@ class ViewWork:
         self.phases = phases_of(self.run, count)
         self.keys = view_keys(len(self.run.train), self.phases)
         self.record_bytes = self.stored.record_bytes()
-        self.facts = {"teacher": str(self.path), "views": self.phases.main, "closing_views": self.phases.closing}
+        self.facts = {
+            "teacher": str(config["teacher"]["path"]),
+            "views": self.phases.main,
+            "closing_views": self.phases.closing,
+        }
         self.fingerprint = self._fingerprint(node, strides)
 
     def _fingerprint(self, node: Mapping[str, Any], strides: Sequence[int]) -> dict[str, Any]:
@@ -210,11 +200,7 @@ class ViewWork:
         args = training_arguments(self.run)
         look = {name: getattr(args, name, None) for name in _LOOK}
         facts = {
-            "teacher": {
-                "weights": file_facts(self.path),
-                "imgsz": self.teacher_imgsz,
-                "class_map": self.mapping,
-            },
+            "teacher": teacher_facts(self.config, self.teacher_imgsz),
             "data": data_facts(self.spec, folder / "images.json"),
             "student": {"imgsz": self.run.imgsz, "load_imgsz": self.run.load_imgsz, "strides": list(strides)},
             "augmentation": {**look, "seed": self.seed, "views": self.phases.main, "closing": self.phases.closing},
@@ -237,9 +223,7 @@ class ViewWork:
 
     def live(self, names: tuple[str, ...]) -> Any:
         """Load the live teacher."""
-        from detkd.models.teacher import LiveTeacher
-
-        return LiveTeacher.load(str(self.path), names, self.mapping)
+        return live_teacher(self.config, names, exact=True)
 
     def time_estimate(self, count: int, device: str) -> str:
         """Return how long storing `count` records will take, from a first batch."""
@@ -285,8 +269,9 @@ class ViewWork:
         """Return what makes the teacher that reads the cache."""
         from detkd.models.cached import CachedTeacher
 
+        classes = self.teacher.classes
         self.__dict__.pop("teacher", None)  # it would keep its memory, on a GPU too
-        return lambda names: CachedTeacher(reader)
+        return lambda names: CachedTeacher(reader, classes)
 
     def plan(self, reader: Any) -> dict[str, Any]:
         """Return the fields of `TrainPlan` that make a run show what was stored."""

@@ -125,9 +125,12 @@ class ObjectWork:
 
     def source(self, reader: CacheReader) -> Callable[[tuple[str, ...]], Any]:
         """Return what makes the teacher that reads the cache."""
+        import torch
+
         from detkd.models.objects import ObjectTeacher
 
-        return lambda names: ObjectTeacher()
+        known = self.teachers.knows()
+        return lambda names: ObjectTeacher(None if known.all() else torch.from_numpy(known))
 
     def plan(self, reader: CacheReader) -> dict[str, Any]:
         """Return the fields of `TrainPlan` that make a run show what was stored."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from detkd.data.coco import to_coco
 from detkd.data.records import DataSpec
-from detkd.errors import ConfigError, PairError
+from detkd.errors import PairError
 from detkd.evaluation.metrics import Metrics
 from detkd.evaluation.side import Run, Side, make_run
 from detkd.evaluation.tables import metrics_table, per_class_table
@@ -20,14 +20,13 @@ from detkd.report.comparison import compare
 from detkd.report.notes import Note
 from detkd.report.tables import headline
 from detkd.runs import finish_run, read_config, start_run
-from detkd.tasks.cache import with_packaged_teacher
-from detkd.tasks.cache_kinds import teacher_sizes
 from detkd.tasks.caches import prepare
 from detkd.tasks.common import evaluate_weights, get_data, report_set, split_of
 from detkd.tasks.compare import check_report, picture_settings, report_settings, slice_fields, write_report
 from detkd.tasks.pool import control_set, with_unlabelled
 from detkd.tasks.recipes import make_recipe
 from detkd.tasks.results import DistillResult, TrainResult
+from detkd.tasks.teachers import teacher_file, teacher_notes, teacher_sizes, teacher_source, with_packaged_teacher
 from detkd.tasks.train import begin, epoch_samples, keep_pictures, resumable, train_and_evaluate
 
 __all__ = ["distill", "distill_on", "print_outcome"]
@@ -93,7 +92,6 @@ def pictured(result: DistillResult) -> list[tuple[str, Path, Run]]:
 
 def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resume: bool = False) -> DistillResult:
     """Train control (where asked for) and student on loaded data and compare them."""
-    from detkd.models.teacher import LiveTeacher
     from detkd.tasks.estimate import estimate
     from detkd.training.plan import Distillation
 
@@ -108,11 +106,10 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
     if (config.get("cache") or {}).get("kind") != "instances":  # objects are found in clean images of any size
         teacher_imgsz, load_imgsz = teacher_sizes(config)
         config = {**config, "load_imgsz": load_imgsz}
-    teacher_path = _teacher_path(config)
+    teacher_path = teacher_file(config)
     cached = prepare(config, spec)
-    mapping = config["teacher"].get("class_map") or {}
     distillation = Distillation(
-        source=cached.source if cached else lambda names: LiveTeacher.load(teacher_path, names, mapping),
+        source=cached.source if cached else teacher_source(config),
         recipe=lambda: make_recipe(node, plugins),
         imgsz=teacher_imgsz,
     )
@@ -142,7 +139,7 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
     before = taught_by
     if control is not None:
         before = Side("control", "before", (control.run,), _with_time(control), str(control.folder))
-    assert before is not None  # _teacher_path makes sure of one of the two
+    assert before is not None  # teacher_file makes sure of one of the two
     comparison = compare(
         before,
         after,
@@ -156,6 +153,8 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         notes.insert(0, Note("warning", NO_CONTROL))
     elif not same_images:
         notes.append(Note("info", FEWER_IMAGES.format(len(control_set(train)), len(train))))
+    if taught_by is not None:
+        notes += [Note("info", line) for line in teacher_notes(config, spec.names)]
     comparison = replace(comparison, notes=(*notes, *comparison.notes))
     write_report(comparison, folder, config)
     return DistillResult(
@@ -261,24 +260,6 @@ def _read_control(folder: Path, spec: DataSpec, config: Mapping[str, Any]) -> Tr
         settings=protocol.get("settings"),
     )
     return TrainResult(folder, run, record["cost"], Path(record["weights"]), read_json(folder / "outcome.json"))
-
-
-def _teacher_path(config: Mapping[str, Any]) -> str:
-    """Return the teacher's file.
-
-    Raises:
-        ConfigError: If it is no checkpoint and nothing but a checkpoint will do.
-    """
-    from detkd.models.weights import resolve
-
-    path = str(config["teacher"]["path"])
-    if path.endswith(".json"):
-        if config["cache"]["kind"] != "instances" or not config.get("control"):
-            raise ConfigError(
-                f"teacher: {path} holds answers, not a network; use it with cache=instances and control=true"
-            )
-        return path
-    return str(resolve(path, key="teacher"))
 
 
 def _teacher(

@@ -10,6 +10,7 @@ from typing import Any
 from detkd.errors import DetkdError
 from detkd.models.cost import count_gflops
 from detkd.models.weights import build_detector, resolve
+from detkd.tasks.teachers import teacher_members
 
 __all__ = ["Estimate", "estimate", "step_ratio"]
 
@@ -20,7 +21,7 @@ class Estimate:
 
     Attributes:
         student_gflops: Forward pass of the student on one image.
-        teacher_gflops: Forward pass of the teacher on one image; 0 where its answers are stored.
+        teacher_gflops: Forward pass of the teacher (of all teachers) on one image; 0 where its answers are stored.
         ratio: FLOPs of a distillation step over those of a plain step.
         images: Images seen in the whole run; None where their number is unknown.
         operations: Floating point operations of the whole run; None likewise.
@@ -62,8 +63,8 @@ def estimate(config: Mapping[str, Any], images: int | None, *, live: bool = True
     """
     imgsz = int(config["imgsz"])
     student = _gflops(str(config["student"]["path"]), config["student"].get("scale"), imgsz, "student")
-    teacher_imgsz = int(config["teacher"].get("imgsz") or imgsz)
-    teacher = _gflops(str(config["teacher"]["path"]), None, teacher_imgsz, "teacher") if live else 0.0
+    members = teacher_members(config["teacher"]) if live else []
+    teacher = sum((_gflops(member.path, None, int(member.imgsz or imgsz), "teacher") for member in members), 0.0)
     seen = None if images is None else images * int(config["epochs"])
     work = None if seen is None else seen * (3 * student + teacher) * 1e9
     return Estimate(student, teacher, step_ratio(student, teacher), seen, work)

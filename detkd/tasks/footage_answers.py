@@ -52,6 +52,13 @@ def teacher_specs(first: Mapping[str, Any], further: Any) -> list[TeacherSpec]:
     from detkd.inference.answers import TeacherSpec
     from detkd.signature import call_problems
 
+    for key in ("others", "classes"):
+        if first.get(key):
+            raise ConfigError(
+                f"teacher.{key}: is for teachers asked in every step and cache=views, got {first[key]!r}; several that "
+                "are asked about objects go in teachers=[...] (cache.teachers with cache=instances)"
+            )
+    first = {key: first.get(key) for key in ("path", "imgsz", "class_map", "weight")}
     if not isinstance(further, (list, tuple)):
         raise ConfigError(f"teachers: must be a list, got {further!r}; e.g. teachers=[other.pt]")
     specs = []
@@ -75,7 +82,7 @@ def load_teachers(config: Mapping[str, Any], names: Sequence[str], category_ids:
         ModelError: If a teacher can't be loaded, or knows none of the classes.
     """
     from detkd.inference.answers import Answerer
-    from detkd.tasks.cache import with_packaged_teacher
+    from detkd.tasks.teachers import with_packaged_teacher
 
     asked = ("imgsz", "batch", "scales", "flip", "conf", "iou", "wbf_iou", "max_objects")
     teachers = Answerer.load(

@@ -19,11 +19,14 @@ def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
     from detkd.losses.recipe import Recipe
 
     allow = ("detkd.", *(f"{name}." for name in plugins))
-    terms = {
-        name: {**term, "loss": build(term["loss"], allow=allow, key=f"distill.terms.{name}.loss")}
-        for name, term in (node.get("terms") or {}).items()
-        if term is not None
-    }
+    terms = {}
+    for name, term in (node.get("terms") or {}).items():
+        if term is None:
+            continue
+        key = f"distill.terms.{name}"
+        terms[name] = {**term, "loss": build(term["loss"], allow=allow, key=f"{key}.loss")}
+        if term.get("region"):
+            terms[name]["region"] = build(term["region"], allow=allow, key=f"{key}.region")
     region = build(node["region"], allow=allow, key="distill.region") if node.get("region") else None
     return Recipe.from_parts(
         terms,
@@ -32,4 +35,6 @@ def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
         alpha=node.get("alpha", 0.5),
         kd_weight=node.get("lambda", 1.0),
         heads=node.get("heads"),
+        calibrate=node.get("calibrate"),
+        assignment=node.get("assignment"),
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import detkd.environment
 
 import torch
 
 from detkd.data.unlabelled import labels_hash
+from detkd.training.calibration import Calibrator
 from detkd.training.checkpoint import RESUME_FILE, check_epochs, load_state
 from detkd.training.plan import TrainPlan, usable_cores
 from detkd.training.trainer import Trainer
@@ -31,6 +32,8 @@ class Outcome:
         amp: Whether mixed precision was on.
         labels_hash: Hash of the images that people labelled.
         shown: Which views of each image were shown, in words.
+        alarms: What was wrong with the distillation, in sentences that say what to do.
+        factors: What calibration multiplied each group of terms with in the end; empty without.
     """
 
     initial_hash: str
@@ -42,6 +45,8 @@ class Outcome:
     amp: bool
     labels_hash: str = ""
     shown: str = ""
+    alarms: tuple[str, ...] = ()
+    factors: dict[str, float] = field(default_factory=dict)
 
 
 def shown_views(plan: TrainPlan) -> str:
@@ -61,7 +66,8 @@ def run_training(plan: TrainPlan) -> Outcome:
             initial_hash, batch_hash = state["hashes"]
             threads = plan.threads or usable_cores()
             epochs, steps = state["epochs"], state["steps"]
-            amp, facts = state["amp"], (labels_hash(plan.train), shown_views(plan))
+            alarms = tuple(Calibrator(plan.folder, resume=True).alarms)
+            amp, facts = state["amp"], (labels_hash(plan.train), shown_views(plan), alarms, state.get("factors", {}))
             return Outcome(initial_hash, batch_hash, epochs, steps, state["seconds"], threads, amp, *facts)
     bound: type[Trainer] = type("BoundTrainer", (Trainer,), {"plan": plan})
     trainer = bound(overrides=plan.arguments)
@@ -76,6 +82,8 @@ def run_training(plan: TrainPlan) -> Outcome:
         bool(trainer.amp),
         labels_hash(plan.train),
         shown_views(plan),
+        tuple(trainer.calibrator.alarms),
+        trainer.factors(),
     )
     del trainer  # it sits in reference cycles and would keep device memory from the next run
     gc.collect()

@@ -20,9 +20,11 @@ from ultralytics.utils.torch_utils import unwrap_model
 from detkd.data.unlabelled import by_people
 from detkd.errors import ConfigError, ModelError
 from detkd.io import write_text
+from detkd.losses.balance import GROUPS
 from detkd.models.distilled import DistilledDetector
 from detkd.models.trust import BoxTrust
 from detkd.models.weights import build_detector, detect_head, state_hash
+from detkd.training.calibration import Calibrator
 from detkd.training.checkpoint import (
     RESUME_FILE,
     check_epochs,
@@ -70,6 +72,9 @@ class Trainer(DetectionTrainer):
             # Ultralytics leaves one core idle; the number of threads is part of what a run is compared by.
             torch.set_num_threads(self.plan.threads or usable_cores())
         Monitor(self.plan.description).attach(self)
+        self.calibrator = Calibrator(self.plan.folder, resume=self.plan.resume)
+        if self.plan.distillation is not None:
+            self.calibrator.attach(self)
         self.add_callback("on_train_epoch_start", _restart_steps)
 
     @property
@@ -181,6 +186,7 @@ class Trainer(DetectionTrainer):
         if isinstance(model, DistilledDetector):
             done = self.epoch + self._step / max(len(self.train_loader), 1)
             model.progress = min(done / max(self.epochs, 1), 1.0)
+            self.calibrator.before_step(model)
         if self.plan.trust_boxes:
             if self._trust is None:
                 self._trust = BoxTrust(model)
@@ -216,10 +222,18 @@ class Trainer(DetectionTrainer):
             "random": random_state(),
             "hashes": [self.initial_hash, self.batch_hash],
             "seconds": self.seconds,
+            "factors": self.factors(),
             "results": self.csv.read_text(encoding="utf-8"),
         }
         save_state(self.plan.folder / RESUME_FILE, state)
         return True
+
+    def factors(self) -> dict[str, float]:
+        """Return what calibration multiplied each group of terms with, nothing where it never measured."""
+        recipe = getattr(unwrap_model(self.model), "recipe", None)
+        if recipe is None or not int(recipe.measured):
+            return {}
+        return dict(zip(GROUPS, recipe.factors.tolist(), strict=True))
 
     def resume_training(self, ckpt: Any) -> None:
         """Continue after the last finished epoch, with the same weights, optimizer, schedule and random state."""

@@ -311,8 +311,8 @@ def test_without_taught_images_a_learnable_layer_still_has_a_gradient() -> None:
 def test_the_recipe_gets_assignments_at_their_places_in_the_batch() -> None:
     model = independent(pair())
     seen: list[dict] = []
-    forward = model.recipe.forward
-    model.recipe.forward = lambda *args: (seen.append(args[2]), forward(*args))[1]  # type: ignore[method-assign]
+    compare = model.recipe.compare
+    model.recipe.compare = lambda *args: (seen.append(args[2]), compare(*args))[1]  # type: ignore[method-assign]
     model.loss(mixed())
     model.loss(mixed(labelled=[True, False, False, True]))
     whole, part = seen

@@ -91,10 +91,47 @@ def test_recorder_keeps_the_assignment_of_each_head() -> None:
     chosen = many.foreground[1]
     torch.testing.assert_close(many.boxes_xyxy[1][chosen][0], torch.tensor([16.0, 16.0, 48.0, 48.0]))
     assert (many.scores[1][chosen].argmax(-1) == 1).all()
+    for part in (many, one):
+        assert part.labels is not None
+        assert part.labels.present.tolist() == [[False], [True]]
+        assert part.labels.classes.tolist() == [[0], [1]]
+        torch.testing.assert_close(part.labels.boxes_xyxy[1, 0], torch.tensor([16.0, 16.0, 48.0, 48.0]))
     assert recorder.take() == {}
     weights = native_weights(criterion)
     assert weights["one2many"] == pytest.approx(0.8)
     assert weights["one2one"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("config", ["yolo26n.yaml", "yolov8n.yaml"])
+def test_recorder_keeps_the_labels_of_each_image(config: str) -> None:
+    """In pixels of an image that is not square, filled up to the most an image has; none is a shape, not an error."""
+    model = tiny_model(config).train()
+    model.args = get_cfg()
+    model.criterion = model.init_criterion()
+    batch = {
+        "img": torch.rand(3, 3, 64, 96),
+        "cls": torch.tensor([[1.0], [3.0], [2.0]]),
+        "bboxes": torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.5, 0.5, 1.0, 0.5], [0.5, 0.5, 0.25, 0.25]]),
+        "batch_idx": torch.tensor([0.0, 2.0, 2.0]),
+    }
+    with AssignmentRecorder(model.criterion) as recorder:
+        model.loss(batch)
+        for part in recorder.take().values():
+            labels = part.labels
+            assert labels is not None
+            assert labels.present.tolist() == [[True, False], [False, False], [True, True]]
+            assert labels.classes.tolist() == [[1, 0], [0, 0], [3, 2]]
+            assert labels.classes.dtype == torch.long
+            expected = [[0.0, 16.0, 96.0, 48.0], [36.0, 24.0, 60.0, 40.0]]
+            torch.testing.assert_close(labels.boxes_xyxy[2], torch.tensor(expected))
+            torch.testing.assert_close(labels.boxes_xyxy[0, 0], torch.tensor([0.0, 0.0, 48.0, 32.0]))
+            assert not labels.boxes_xyxy[~labels.present].any()
+        empty = {"cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4), "batch_idx": torch.zeros(0)}
+        model.loss({**batch, **empty})
+        for part in recorder.take().values():
+            assert part.labels is not None
+            assert part.labels.boxes_xyxy.shape == (3, 0, 4)
+            assert part.labels.present.shape == (3, 0)
 
 
 @pytest.mark.parametrize("config", ["yolo26n.yaml", "yolov8n.yaml"])

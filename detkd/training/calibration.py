@@ -1,0 +1,156 @@
+"""Sets the strength of distillation while a run goes on, and speaks up when something is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import detkd.environment
+
+import torch
+from torch import Tensor
+from ultralytics.utils.torch_utils import unwrap_model
+
+from detkd.io import read_json, write_json
+from detkd.losses.balance import GROUPS, next_factor
+from detkd.models.distilled import DistilledDetector
+from detkd.models.pull import Pull
+from detkd.progress import console
+
+__all__ = ["ALARMS_FILE", "Calibrator"]
+
+ALARMS_FILE = "alarms.json"
+"""Name of the file in a run folder that lists what was wrong."""
+
+_SILENT = 20
+"""Steps in a row in which a term must be exactly 0 to be called silent."""
+_LOUD = 10.0
+"""Share of the gradient above which distillation drowns the labels."""
+
+
+class Calibrator:
+    """Measures gradients once after the warm-up and at the start of every epoch after that.
+
+    Each time a few batches in a row are measured, and the median share moves the factor of its group (see
+    `detkd.losses.balance`). Without `distill.calibrate` one batch is measured and nothing is changed. Factors are
+    buffers of the recipe, so a resumed run has them; a run is saved between epochs, and measurements start anew there.
+
+    Args:
+        folder: Run folder, for the list of alarms.
+        resume: Whether to keep the alarms that an earlier part of the run wrote there.
+    """
+
+    def __init__(self, folder: Path, *, resume: bool = False) -> None:
+        self._file = folder / ALARMS_FILE
+        self.alarms: list[str] = []
+        if resume and self._file.is_file():
+            self.alarms = list(read_json(self._file)["alarms"])
+        elif self._file.is_file():
+            self._file.unlink()
+        self._pulls: list[Pull] = []
+        self._done = False  # whether this epoch's measurement is over
+        self._zero: Tensor | None = None
+        self._steps = 0
+
+    def attach(self, trainer: Any) -> None:
+        """Register with a trainer."""
+        trainer.add_callback("on_train_epoch_start", self.start_epoch)
+        trainer.add_callback("on_train_batch_end", self.after_step)
+
+    def start_epoch(self, _trainer: Any = None) -> None:
+        """Make the epoch's measurement due."""
+        self._pulls, self._done = [], False
+
+    def before_step(self, model: DistilledDetector) -> None:
+        """Ask the model to measure the coming batch where that is due."""
+        recipe = model.recipe
+        warmup = max(recipe.balance.warmup if recipe.balance else 0.0, recipe.schedule.warmup)
+        model.measure = not self._done and len(recipe.terms) > 0 and model.progress >= warmup
+        model.pull = None
+
+    def after_step(self, trainer: Any) -> None:
+        """Take in what the step measured."""
+        model = unwrap_model(trainer.model)
+        if not isinstance(model, DistilledDetector):
+            return
+        self._watch(model, trainer.loss_items)
+        if model.pull is not None:
+            self.take(model, model.pull)
+
+    def take(self, model: DistilledDetector, pull: Pull) -> None:
+        """Add a measurement; the last of an epoch moves the factors."""
+        balance = model.recipe.balance
+        self._pulls.append(pull)
+        if len(self._pulls) == 1:
+            self._check(model, pull)
+        if len(self._pulls) < (balance.batches if balance else 1):
+            return
+        self._done = True
+        model.measure = False
+        strength = model.recipe.schedule(model.progress)
+        if balance is None or strength <= 0:
+            return
+        first = int(model.recipe.measured) == 0
+        for number, group in enumerate(GROUPS):
+            target = balance.target(group)
+            shares = [_over_ranks(p.share(group)) / strength for p in self._pulls if group in p.groups]
+            if target is None or not shares:
+                continue
+            factor = float(model.recipe.factors[number])
+            new = next_factor(factor, shares, target, bound=balance.bound, limit=balance.limit, first=first)
+            model.recipe.factors[number] = new
+        model.recipe.measured += 1
+
+    def _check(self, model: DistilledDetector, pull: Pull) -> None:
+        """Raise the alarms that a measurement gives reason for."""
+        for name in [name for name, norm in pull.parts.items() if norm == 0 and pull.values[name] > 0]:
+            self.alarm(
+                f"{name}: has a value, but its gradient is exactly 0, so it teaches nothing; its loss detaches the "
+                "student or its layers are frozen (trainer.freeze)"
+            )
+        total = sum(pull.share(group) for group in pull.groups)
+        if total > _LOUD and model.recipe.balance is None:
+            self.alarm(
+                f"kd: pulls {total:.3g} times as hard as the labels; set distill.calibrate.head=0.3, or lower "
+                "distill.lambda"
+            )
+
+    def _watch(self, model: DistilledDetector, items: Mapping[str, Any] | None) -> None:
+        """Count the steps in which a term is exactly 0 though it has weight; the count stays on the device."""
+        if not items:
+            return
+        names = [name for name in model.kd_names if name != "kd" and name in items]
+        if not names or model.recipe.schedule(model.progress) <= 0:
+            return
+        zero = torch.stack([items[name] for name in names]) == 0
+        self._zero = zero.long() if self._zero is None else (self._zero + 1) * zero
+        self._steps += 1
+        if self._steps % _SILENT:
+            return
+        for name, count in zip(names, self._zero.tolist(), strict=True):
+            if count >= _SILENT:
+                self.alarm(
+                    f"{name}: was exactly 0 in {count} steps in a row; the teacher sees nothing here or the region is "
+                    "empty: check teacher.class_map and distill.region, and run detkd doctor"
+                )
+
+    def alarm(self, text: str) -> None:
+        """Say once what is wrong, and write it down."""
+        name = text.split(":", 1)[0]
+        if any(known.split(":", 1)[0] == name for known in self.alarms):
+            return
+        self.alarms.append(text)
+        write_json(self._file, {"schema": 1, "alarms": self.alarms})
+        console.print(f"[yellow]alarm[/yellow] {text}", highlight=False, soft_wrap=True)
+
+
+def _over_ranks(share: float) -> float:
+    """Return the mean over all processes of a run, so that all move their factors alike."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return share
+    value = torch.tensor(share, dtype=torch.float64)
+    if torch.distributed.get_backend() == "nccl":
+        value = value.cuda()
+    torch.distributed.all_reduce(value)
+    return float(value) / torch.distributed.get_world_size()
