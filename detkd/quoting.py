@@ -40,6 +40,7 @@ TEXT_KEYS = frozenset({
     "after", "before", "control", "detections", "device", "fail_if", "gt", "name", "out", "path", "reference",
     "reject", "resume", "run", "source", "teacher",
     "data.name", "data.train", "data.val", "data.test", "data.split.pattern", "data.split.field",
+    "student.slice", "model.slice",
 })
 """Keys whose value is a text, whatever it looks like (next to every key that ends in `.path`)."""
 

@@ -50,7 +50,8 @@ class CrossHead(DistillLoss):
     The student's own answers learn from labels alone, so labels and teacher don't pull at the same outputs.
 
     Needs a live teacher, uncompiled on both sides. The teacher may see more pixels: only the statistics of its maps
-    are used, and its answers are on the student's anchors already.
+    are used, and its answers are on the student's anchors already. Levels are then paired by number, although cells of
+    the teacher's are smaller in the scene; the adapter has to bridge that, so prefer one resolution.
 
     Args:
         stage: After which of the towers' stages the maps are taken, 1 or 2. With 2, only the teacher's last 1x1

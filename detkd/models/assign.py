@@ -65,8 +65,9 @@ def assign_by(criterion: E2ELoss | v8DetectionLoss, teacher: View, mix: float) -
         ShapeError: If the loss sees other images, anchors or classes than the teacher did.
 
     References:
-        Xu et al., PP-YOLOE: An Evolved Version of YOLO, 2022. arXiv:2203.16250, whose distillation gives the student
-        the teacher's assignment. Differs from it: a mixture, and alignment is ranked by the student's own loss.
+        Feng et al., TOOD: Task-aligned One-stage Object Detection, ICCV 2021, section 3.2 (the alignment m).
+        arXiv:2108.07755. That the teacher assigns is what PaddleDetection's distillation of PP-YOLOE does, which copies
+        the teacher's targets for the whole run. Differs from both: the two alignments are mixed.
     """
     if not 0 <= mix <= 1:
         raise ConfigError(f"mix: must be in [0, 1], got {mix}; 0 is the student's assignment, 1 the teacher's")

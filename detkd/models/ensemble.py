@@ -108,7 +108,7 @@ class EnsembleTeacher:
                 raise ConfigError(f"teacher.weight: must be above 0, got {weight!r}; leave a teacher out instead")
         self._members = [teacher for teacher, _ in members]
         self._weights = [float(weight) for _, weight in members]
-        self.stage = 1
+        self.stage: int | None = None  # nobody reads the towers of several
         # Head by head, a student can only be told one set of classes.
         known = _union(self._members)
         self._whole = known == _union([member for member in self._members if member.teaches("one2one")])

@@ -72,7 +72,7 @@ class LiveTeacher:
     Attributes:
         names: Its classes.
         mapping: Per class of the data, which of its classes mean it.
-        stage: After which stage of its towers maps are read where towers are wanted.
+        stage: After which stage of its towers maps are read where towers are wanted; None for the first.
 
     Raises:
         PairError: If it knows none of the classes, or lacks its one2many head.
@@ -116,7 +116,6 @@ class LiveTeacher:
         self._compiled = compiled
         self._wants: frozenset[str] | None = None
         self.stage: int | None = None
-        self.stage = 1
         self._align = Aligner()
 
     @classmethod
@@ -181,9 +180,9 @@ class LiveTeacher:
     def _look(self, images: Tensor, student: View) -> View:
         """Return the answers on the teacher's own anchors and classes, with maps only where they are read."""
         dtype = next(self.model.parameters()).dtype
-        if self._towers and self.stage is not None:
-            stage = self.stage
-            outputs, towers, finish = teacher_towers(self.head, lambda: raw_outputs(self.model, images), self.stage)
+        if self._towers:
+            stage = self.stage or 1
+            outputs, towers, finish = teacher_towers(self.head, lambda: raw_outputs(self.model, images), stage)
             view = read_view(outputs, self.head)
             view = view._replace(towers=towers, finish=lambda branch, maps: self._named(finish(branch, maps)))
         else:

@@ -205,7 +205,10 @@ def _network(config: Mapping[str, Any] | None, export: Mapping[str, Any]) -> str
         return f"not known beyond its file name, {Path(str(export['path'])).stem}"
     scale = ", ".join(f"{key} {value}" for key, value in (node.get("scale") or {}).items())
     path = str(node["path"])
-    start = ", from random weights" if path.endswith((".yaml", ".yml")) else ""
+    start = ""
+    if path.endswith((".yaml", ".yml")):
+        sliced = node.get("slice")
+        start = f", from channels of {Path(str(sliced)).name}" if sliced else ", from random weights"
     return Path(path).name + (f", scaled: {scale}" if scale else "") + start
 
 

@@ -196,7 +196,8 @@ def test_experiment_comes_last() -> None:
 def test_half_width_student_and_model_agree() -> None:
     student = compose("distill", [*NEEDED["distill"][:1], "student=yolo26n_half", "data=d"])["student"]
     model = compose("train", ["model=yolo26n_half", "data=d"])["model"]
-    assert student == model == {"path": "yolo26.yaml", "scale": {"depth": 0.5, "width": 0.125, "max_channels": 1024}}
+    scale = {"depth": 0.5, "width": 0.125, "max_channels": 1024}
+    assert student == model == {"path": "yolo26.yaml", "scale": scale, "slice": None, "slice_by": "power"}
 
 
 def test_from_arguments_takes_python_values() -> None:

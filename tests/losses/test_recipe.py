@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from detkd.errors import ConfigError, PairError, ShapeError
+from detkd.losses.balance import Balance
 from detkd.losses.base import DistillLoss, Region
 from detkd.losses.binary import BinaryLogits
 from detkd.losses.boxes import BoxIoU, BoxL1
 from detkd.losses.pairing import detach_view, paired_heads
 from detkd.losses.recipe import Recipe, Schedule, Term
-from detkd.losses.regions import Everywhere
+from detkd.losses.regions import Everywhere, TeacherTop
 from tests.losses.views import ANCHORS, leaves, make_assignment, make_view, pick
 
 NATIVE = {"one2many": 0.8, "one2one": 0.2}
@@ -120,7 +121,7 @@ def test_batch_size_cancels():
     student, teacher, twice = make_view(1), make_view(2), torch.tensor([0, 1, 0, 1])
     labels = make_assignment(3)
     once, _ = call(recipe, student, teacher, {"one2many": labels})
-    doubled = type(labels)(*(x[twice] for x in labels))
+    doubled = type(labels)(*(x[twice] for x in labels[:3]))
     both = call(recipe, pick(student, images=twice), pick(teacher, images=twice), {"one2many": doubled})[0]
     torch.testing.assert_close(both, once)
     torch.testing.assert_close(4 * both, 2 * (2 * once))  # times B, as the caller does: twice the images, twice the sum
@@ -318,3 +319,69 @@ def test_from_parts_accepts_one_branch_as_text():
     recipe = Recipe.from_parts({"cls": {"loss": BinaryLogits(), "weight": 2, "branches": "one2one"}})
     assert recipe.columns(("one2many", "one2one")) == ("kd_cls_o2o",)
     assert recipe.weights == {"cls": 2.0}
+
+
+def test_a_term_has_its_own_region_and_schedule():
+    student, teacher = make_view(1), make_view(2)
+    few = TeacherTop(fraction=0.05, assigned=False)
+    term = Term("cls", BinaryLogits(), region=few)
+    _, items = call(Recipe([term], region=Everywhere()), student, teacher)
+    _, expected = call(Recipe([Term("cls", BinaryLogits())], region=few), student, teacher)
+    assert items == expected
+    plain = Recipe([Term("cls", BinaryLogits())], schedule=Schedule(warmup=0.5))
+    late = Recipe([Term("cls", BinaryLogits(), schedule=Schedule(warmup=0.5))], schedule=Schedule(warmup=0.5))
+    first, second = (call(recipe, student, teacher, progress=0.25)[0] for recipe in (plain, late))
+    torch.testing.assert_close(second, first / 2)  # the warm-ups multiply: 0.5 * 0.5
+
+
+def test_each_group_has_its_factor():
+    student, teacher = make_view(1, feats=True), make_view(2, feats=True)
+    recipe = Recipe([Term("cls", BinaryLogits()), Term("feats", Layered())])
+    recipe.setup((4, 4, 4), (4, 4, 4))
+    compared = recipe.compare(student, teacher, {}, 0.5, NATIVE)
+    assert set(compared.groups) == {"head", "features"}
+    recipe.factors[:] = torch.tensor([3.0, 0.5])
+    torch.testing.assert_close(recipe.total(compared), 3 * compared.groups["head"] + 0.5 * compared.groups["features"])
+
+
+def test_classes_the_teacher_does_not_know_get_no_pressure():
+    classes = torch.tensor([True, False, True, True, False])
+    student = make_view(1, grad=True)
+    teacher = make_view(2)
+    knowing = teacher._replace(heads={n: h._replace(classes=classes) for n, h in teacher.heads.items()})
+    assignment = make_assignment(3)
+    assignment = assignment._replace(scores=assignment.scores * torch.tensor([1.0, 0, 1, 1, 0]))
+    total, _ = call(usual(region=Everywhere()), student, knowing, {"one2many": assignment})
+    total.backward()
+    for head in student.heads.values():
+        assert not head.logits.grad[..., ~classes].any()
+        assert head.logits.grad[..., classes].any()
+
+
+def test_anchors_of_an_unknown_class_are_left_alone():
+    """An object that the teacher can't know: whatever it says of its anchors is no lesson."""
+    classes = torch.tensor([True, False, True, True, True])
+    student, teacher = make_view(1, grad=True), make_view(2)
+    knowing = teacher._replace(heads={n: h._replace(classes=classes) for n, h in teacher.heads.items()})
+    assignment = make_assignment(3)
+    foreground = torch.zeros_like(assignment.foreground)
+    foreground[0, 5] = True
+    scores = torch.zeros_like(assignment.scores)
+    scores[0, 5, 1] = 0.9
+    assignment = assignment._replace(foreground=foreground, scores=scores)
+    total, _ = call(usual(region=Everywhere()), student, knowing, {"one2many": assignment})
+    total.backward()
+    head = student.heads["one2many"]
+    assert not head.logits.grad[0, 5].any()
+    assert not head.distances.grad[0, 5].any()
+    assert head.logits.grad[0, 6].any()
+
+
+def test_calibration_needs_both_losses():
+    with pytest.raises(ConfigError, match=r"distill\.calibrate.*distill\.alpha=1"):
+        usual(alpha=1.0, balance=Balance())
+
+
+def test_an_unknown_assignment_is_named():
+    with pytest.raises(ConfigError, match=r"distill\.assignment"):
+        usual(assignment="teachers")

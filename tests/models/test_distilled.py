@@ -319,7 +319,7 @@ def test_the_recipe_gets_assignments_at_their_places_in_the_batch() -> None:
     for branch in ("one2many", "one2one"):
         assert whole[branch].foreground.any(1).tolist() == [True, True, False, True]
         assert part[branch].foreground.any(1).tolist() == [True, False, False, True]
-        for a, b in zip(whole[branch], part[branch], strict=True):
+        for a, b in zip(whole[branch][:3], part[branch][:3], strict=True):
             torch.testing.assert_close(a[[0, 3]], b[[0, 3]])
 
 

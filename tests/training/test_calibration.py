@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import detkd.environment
+
+import pytest
+import torch
+from ultralytics.cfg import get_cfg
+
+from detkd.errors import ModelError
+from detkd.losses.base import DistillLoss
+from detkd.losses.binary import BinaryLogits
+from detkd.losses.boxes import BoxIoU
+from detkd.losses.recipe import Recipe
+from detkd.models.distilled import DistilledDetector
+from detkd.models.pull import Pull
+from detkd.models.teacher import LiveTeacher
+from detkd.training.calibration import ALARMS_FILE, Calibrator
+from detkd.training.plan import Distillation
+from tests.inference.tiny import NAMES, tiny_model
+from tests.models.test_distilled import batch
+from tests.training.test_trainer import final_weights, plan, run
+
+USUAL = {"head": 0.3, "features": None, "warmup": 0.0, "batches": 2, "bound": 2.0, "limit": 1000.0}
+
+
+class Frozen(DistillLoss):
+    """A loss that forgets the student's graph."""
+
+    def forward(self, student, teacher, context):
+        return student.head(context.branch).logits.detach().square().mean()
+
+
+class Nothing(DistillLoss):
+    def forward(self, student, teacher, context):
+        return student.head(context.branch).logits.sum() * 0
+
+
+class Broken(DistillLoss):
+    def forward(self, student, teacher, context):
+        return student.head(context.branch).logits.mean() / 0
+
+
+def parts(**losses: DistillLoss) -> dict:
+    return {name: {"loss": loss} for name, loss in losses.items()}
+
+
+def detector(calibrate=None, **losses: DistillLoss) -> DistilledDetector:
+    student = tiny_model(seed=1)
+    student.args = get_cfg()
+    for parameter in student.parameters():
+        parameter.requires_grad_(True)
+    recipe = Recipe.from_parts(parts(**(losses or {"cls": BinaryLogits(), "giou": BoxIoU()})), calibrate=calibrate)
+    model = DistilledDetector(student, LiveTeacher(tiny_model(seed=2), NAMES), recipe)
+    model.probe(64, 64)
+    return model.train()
+
+
+def measure(model: DistilledDetector, calibrator: Calibrator) -> None:
+    calibrator.before_step(model)
+    model.loss(batch())
+    if model.pull is not None:
+        calibrator.take(model, model.pull)
+
+
+def test_the_share_is_the_target_after_the_first_measurement(tmp_path):
+    model, calibrator = detector(USUAL), Calibrator(tmp_path)
+    for _ in range(2):
+        measure(model, calibrator)
+    assert int(model.recipe.measured) == 1
+    model.measure = True
+    model.loss(batch())
+    assert model.pull.share("head") == pytest.approx(0.3, rel=1e-4)  # the batch is the same
+    calibrator.before_step(model)
+    assert not model.measure  # once per epoch
+    calibrator.start_epoch()
+    calibrator.before_step(model)
+    assert model.measure
+
+
+def test_alpha_and_lambda_don_t_matter_to_the_share(tmp_path):
+    shares = []
+    for alpha, weight in ((0.5, 1.0), (0.9, 0.01)):
+        model = detector(USUAL)
+        model.recipe.alpha, model.recipe.kd_weight = alpha, weight
+        for _ in range(2):
+            measure(model, calibrator := Calibrator(tmp_path))
+            measure(model, calibrator)
+        model.measure = True
+        model.loss(batch())
+        shares.append(model.pull.share("head"))
+    assert shares == pytest.approx([0.3, 0.3], rel=1e-3)
+
+
+def test_measuring_changes_neither_loss_nor_gradient():
+    plain, measured = detector(), detector()
+    measured.measure = True
+    state = torch.get_rng_state()
+    for model in (plain, measured):
+        model.loss(batch())[0].sum().backward()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert measured.pull is not None
+    for a, b in zip(plain.parameters(), measured.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        assert a.grad is None or torch.equal(a.grad, b.grad)
+
+
+def test_a_schedule_keeps_its_shape(tmp_path):
+    model, calibrator = detector(USUAL), Calibrator(tmp_path)
+    pull = Pull(1.0, {"head": 0.05}, {}, {})
+    model.recipe.schedule = replace(model.recipe.schedule, kind="linear", end=0.5)
+    model.progress = 1.0  # half of the weight is left: 0.05 stands for 0.1 of the full one
+    for _ in range(2):
+        calibrator.take(model, pull)
+    assert float(model.recipe.factors[0]) == pytest.approx(3.0)
+
+
+def test_a_term_without_a_gradient_raises_an_alarm(tmp_path):
+    model, calibrator = detector(cls=BinaryLogits(), frozen=Frozen()), Calibrator(tmp_path)
+    measure(model, calibrator)
+    named = [text.split(":")[0] for text in calibrator.alarms]
+    assert named == ["kd_frozen", "kd_frozen_o2o"]
+    assert json.loads((tmp_path / ALARMS_FILE).read_text())["alarms"] == calibrator.alarms
+    assert Calibrator(tmp_path, resume=True).alarms == calibrator.alarms
+
+
+def test_a_term_that_stays_exactly_0_raises_an_alarm(tmp_path):
+    model, calibrator = detector(cls=BinaryLogits(), nothing=Nothing()), Calibrator(tmp_path)
+    _, items = model.loss(batch())
+    for _ in range(19):
+        calibrator._watch(model, items)
+    assert calibrator.alarms == []
+    calibrator._watch(model, items)
+    assert {text.split(":")[0] for text in calibrator.alarms} == {"kd_nothing", "kd_nothing_o2o"}
+
+
+def test_distillation_that_drowns_the_labels_raises_an_alarm(tmp_path):
+    calibrator = Calibrator(tmp_path)
+    calibrator.take(detector(), Pull(0.1, {"head": 2.0}, {}, {}))
+    assert "20 times as hard" in calibrator.alarms[0]
+
+
+def test_a_term_that_is_no_number_stops_the_run_before_the_step():
+    with pytest.raises(ModelError, match=r"kd_broken.*lower trainer.lr0"):
+        detector(cls=BinaryLogits(), broken=Broken()).loss(batch())
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_factors_when_it_is_resumed(tmp_path: Path):
+    def wanted(name: str, **more):
+        made = plan(tmp_path / name, tmp_path / "images", distil=True, **more)
+        recipe = Recipe.from_parts
+        source = made.distillation.source
+        return replace(
+            made,
+            distillation=Distillation(
+                source, lambda: recipe(parts(cls=BinaryLogits(), giou=BoxIoU()), calibrate=USUAL)
+            ),
+        )
+
+    whole = run(wanted("whole"))
+    assert whole.factors["head"] not in (0.0, 1.0)
+    assert whole.factors["features"] == 1.0
+
+    class Killed(Exception):
+        pass
+
+    from detkd.training import calibration
+
+    before = calibration.Calibrator.start_epoch
+
+    def die(self, trainer=None):
+        if trainer is not None and trainer.epoch == 1:
+            raise Killed
+        before(self, trainer)
+
+    calibration.Calibrator.start_epoch = die
+    try:
+        with pytest.raises(Killed):
+            run(wanted("parts"))
+    finally:
+        calibration.Calibrator.start_epoch = before
+    again = run(wanted("parts", resume=True))
+    assert again.factors == whole.factors
+    first, second = final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts")
+    assert all(torch.equal(first[name], second[name]) for name in first)
