@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detkd.losses.base import DistillLoss
 from detkd.losses.checks import check_number, check_same_shape
+from detkd.losses.errors import ErrorOptions
 from detkd.losses.regions import batch_mass, teacher_quality
 from detkd.ops.divergence import bernoulli_excess, widen
 from detkd.types import Context, View
@@ -24,6 +25,7 @@ def binary_logits(
     gamma: float = 1.0,
     temperature: float = 1.0,
     detach_gap: bool = True,
+    factors: Tensor | None = None,
 ) -> Tensor:
     """Match the probability of each class, hardest where the two disagree.
 
@@ -38,6 +40,7 @@ def binary_logits(
             background, where both are near 0, stays quiet.
         temperature: Softens the compared probabilities; > 0.
         detach_gap: Whether the disagreement is a constant factor.
+        factors: Further weight of each anchor, (B, A), that the divisor leaves out; None for 1.
 
     Returns:
         Scalar, 0 at a perfect match.
@@ -56,7 +59,10 @@ def binary_logits(
     gap = (z_s.sigmoid() - z_t.sigmoid()).abs()
     gap = gap.detach() if detach_gap else gap.clamp(min=1e-12)  # the slope of a power below 1 is infinite at 0
     excess = bernoulli_excess(z_s, z_t, temperature=temperature)
-    return ((gap**gamma * excess).sum(-1) * weights).sum() / batch_mass(weights * teacher_quality(z_t))
+    mass = batch_mass(weights * teacher_quality(z_t))
+    if factors is not None:
+        weights = weights * factors[index]
+    return ((gap**gamma * excess).sum(-1) * weights).sum() / mass
 
 
 class BinaryLogits(DistillLoss):
@@ -66,17 +72,29 @@ class BinaryLogits(DistillLoss):
         gamma: Exponent of the disagreement factor; >= 0.
         temperature: Softens both sides; > 0. Keep 1: above it, the mass of background takes over.
         detach_gap: Whether the disagreement is a constant factor.
+        w_fp: Weight where the teacher sees an object that the labels don't have; >= 0, 1 changes nothing.
+        w_fn: Weight where it misses one that they have; likewise.
+        threshold: Score above which the teacher sees an object; see `error_weights`.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"logits"})
 
-    def __init__(self, gamma: float = 1.0, temperature: float = 1.0, detach_gap: bool = True) -> None:
+    def __init__(
+        self,
+        gamma: float = 1.0,
+        temperature: float = 1.0,
+        detach_gap: bool = True,
+        w_fp: float = 1.0,
+        w_fn: float = 1.0,
+        threshold: float = 0.25,
+    ) -> None:
         super().__init__()
         self.gamma = check_number("gamma", gamma, low=0.0, hint="1 is the usual choice, 0 turns the factor off")
         self.temperature = check_number(
             "temperature", temperature, above=0.0, hint="1 keeps the probabilities as they are"
         )
         self.detach_gap = detach_gap
+        self.errors = ErrorOptions(w_fp, w_fn, threshold).checked()
         if self.temperature > 1:
             warnings.warn(
                 f"temperature: {self.temperature:g} with sigmoid scores turns distillation into background regression "
@@ -87,11 +105,13 @@ class BinaryLogits(DistillLoss):
 
     def forward(self, student: View, teacher: View, context: Context) -> Tensor:
         """Return the loss over the region of the context."""
+        head_t = teacher.head(context.branch)
         return binary_logits(
             student.head(context.branch).logits,
-            teacher.head(context.branch).logits,
+            head_t.logits,
             context.region,
             gamma=self.gamma,
             temperature=self.temperature,
             detach_gap=self.detach_gap,
+            factors=self.errors.factors(head_t, context.assignment),
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detkd.losses.base import DistillLoss
 from detkd.losses.checks import check_choice, check_number, check_same_shape
+from detkd.losses.errors import ErrorOptions
 from detkd.losses.regions import batch_mass, teacher_quality
 from detkd.ops.boxes import ciou, giou, has_area, iou
 from detkd.ops.divergence import nonnegative, widen
@@ -31,17 +32,21 @@ class BoxOptions(NamedTuple):
         quality_power: Exponent of the teacher score; >= 0.
         guard: Whether to drop assigned anchors where the student's box fits the label better than the teacher's. The
             mass keeps them, so that a poor teacher teaches less.
+        errors: How much it counts where it contradicts the labels about there being an object; the mass keeps these
+            anchors too.
     """
 
     quality: str = "score"
     quality_power: float = 1.0
     guard: bool = False
+    errors: ErrorOptions = ErrorOptions()
 
     def checked(self) -> BoxOptions:
         """Return the same options, or raise `ConfigError` naming the one that can't be used."""
         check_choice("quality", self.quality, QUALITIES)
         hint = "1 weighs by the teacher's score, 0 weighs all anchors alike"
-        return self._replace(quality_power=check_number("quality_power", self.quality_power, low=0.0, hint=hint))
+        power = check_number("quality_power", self.quality_power, low=0.0, hint=hint)
+        return self._replace(quality_power=power, errors=self.errors.checked())
 
 
 DEFAULT_OPTIONS = BoxOptions()
@@ -73,7 +78,7 @@ def select_boxes(
     Args:
         student: The student's head; its boxes matter only to the guard.
         teacher: The teacher's head.
-        context: Region and, for "score_iou" and the guard, the labels' assignment.
+        context: Region and, for "score_iou", the guard and the teacher's errors, the labels' assignment.
         options: What the weight is made of.
 
     Raises:
@@ -93,6 +98,9 @@ def select_boxes(
         if options.guard:
             worse = fit_t < iou(student.boxes_xyxy[index], labels)
             keep = torch.where(assigned & worse, torch.zeros_like(keep), keep)
+    factors = options.errors.factors(teacher, context.assignment)
+    if factors is not None:
+        keep = keep * factors[index]
     return Selection(index, weights * keep, batch_mass(weights))
 
 
@@ -148,15 +156,25 @@ class BoxIoU(DistillLoss):
         quality: "score" or "score_iou".
         quality_power: Exponent of the teacher score; >= 0.
         guard: Whether to drop assigned anchors where the student's box fits the label better than the teacher's.
+        w_fp: Weight where the teacher sees an object that the labels don't have; >= 0, 1 changes nothing.
+        w_fn: Weight where it misses one that they have; likewise.
+        threshold: Score above which the teacher sees an object; see `error_weights`.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"logits", "boxes"})
 
     def __init__(
-        self, kind: str = "giou", quality: str = "score", quality_power: float = 1.0, guard: bool = False
+        self,
+        kind: str = "giou",
+        quality: str = "score",
+        quality_power: float = 1.0,
+        guard: bool = False,
+        w_fp: float = 1.0,
+        w_fn: float = 1.0,
+        threshold: float = 0.25,
     ) -> None:
         super().__init__()
-        self.options = BoxOptions(quality, quality_power, guard).checked()
+        self.options = BoxOptions(quality, quality_power, guard, ErrorOptions(w_fp, w_fn, threshold)).checked()
         self.kind = check_choice("kind", kind, OVERLAPS)
 
     def forward(self, student: View, teacher: View, context: Context) -> Tensor:
@@ -173,13 +191,24 @@ class BoxL1(DistillLoss):
         quality: "score" or "score_iou".
         quality_power: Exponent of the teacher score; >= 0.
         guard: Whether to drop assigned anchors where the student's box fits the label better than the teacher's.
+        w_fp: Weight where the teacher sees an object that the labels don't have; >= 0, 1 changes nothing.
+        w_fn: Weight where it misses one that they have; likewise.
+        threshold: Score above which the teacher sees an object; see `error_weights`.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"logits", "boxes"})
 
-    def __init__(self, quality: str = "score", quality_power: float = 1.0, guard: bool = False) -> None:
+    def __init__(
+        self,
+        quality: str = "score",
+        quality_power: float = 1.0,
+        guard: bool = False,
+        w_fp: float = 1.0,
+        w_fn: float = 1.0,
+        threshold: float = 0.25,
+    ) -> None:
         super().__init__()
-        self.options = BoxOptions(quality, quality_power, guard).checked()
+        self.options = BoxOptions(quality, quality_power, guard, ErrorOptions(w_fp, w_fn, threshold)).checked()
 
     def forward(self, student: View, teacher: View, context: Context) -> Tensor:
         """Return the loss over the region of the context."""

@@ -10,7 +10,7 @@ from detkd.losses.checks import check_number
 from detkd.ops.divergence import widen
 from detkd.types import Assignment, Context, View
 
-__all__ = ["Everywhere", "TeacherScore", "TeacherTop", "batch_mass", "teacher_quality", "top_anchors"]
+__all__ = ["Everywhere", "TeacherScore", "TeacherTop", "add_assigned", "batch_mass", "teacher_quality", "top_anchors"]
 
 
 def teacher_quality(logits: Tensor) -> Tensor:
@@ -37,7 +37,8 @@ def top_anchors(quality: Tensor, fraction: float) -> Tensor:
     return torch.zeros_like(quality).scatter_(1, quality.topk(count, dim=1).indices, 1.0)
 
 
-def _add_assigned(weights: Tensor, assignment: Assignment | None) -> Tensor:
+def add_assigned(weights: Tensor, assignment: Assignment | None) -> Tensor:
+    """Raise the weights of the anchors assigned to labelled objects to 1; the same weights without labels."""
     return weights if assignment is None else torch.maximum(weights, assignment.foreground.to(weights))
 
 
@@ -71,7 +72,7 @@ class TeacherTop(Region):
     def forward(self, student: View, teacher: View, context: Context) -> Tensor:
         """Return 1 inside the region and 0 outside, (B, A)."""
         weights = top_anchors(teacher_quality(teacher.head(context.branch).logits), self.fraction)
-        return _add_assigned(weights, context.assignment) if self.assigned else weights
+        return add_assigned(weights, context.assignment) if self.assigned else weights
 
 
 class TeacherScore(Region):
@@ -93,4 +94,4 @@ class TeacherScore(Region):
         """Return 1 inside the region and 0 outside, (B, A)."""
         quality = teacher_quality(teacher.head(context.branch).logits)
         weights = (quality >= self.threshold).to(quality)
-        return _add_assigned(weights, context.assignment) if self.assigned else weights
+        return add_assigned(weights, context.assignment) if self.assigned else weights
