@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from detkd.exporting.exporter import ExportResult
     from detkd.inference.predict import PredictResult
     from detkd.tasks.cache import CacheResult
+    from detkd.tasks.doctor import DoctorResult
     from detkd.tasks.pseudolabel import PseudolabelResult
     from detkd.tasks.results import (
         CompareResult,
@@ -31,6 +32,7 @@ __all__ = [
     "compare",
     "demo",
     "distill",
+    "doctor",
     "evaluate",
     "export",
     "predict",
@@ -64,6 +66,12 @@ def train(*, options: Mapping[str, Any] | None = None, **keys: Any) -> TrainResu
 def distill(*, options: Mapping[str, Any] | None = None, **keys: Any) -> DistillResult:
     """Distil a student: `detkd.distill(teacher="yolo26x", student="yolo26n", data="toy", control=True)`."""
     result: DistillResult = _run("distill", options, {**keys, "dry_run": False})
+    return result
+
+
+def doctor(*, options: Mapping[str, Any] | None = None, **keys: Any) -> DoctorResult:
+    """Check a distillation before it runs: `detkd.doctor(teacher="yolo26x", student="yolo26n", data="toy")`."""
+    result: DoctorResult = _run("doctor", options, keys)
     return result
 
 

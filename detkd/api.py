@@ -10,6 +10,7 @@ from detkd.tasks.cache import cache
 from detkd.tasks.compare import compare_models as compare
 from detkd.tasks.demo import demo
 from detkd.tasks.distill import distill
+from detkd.tasks.doctor import doctor
 from detkd.tasks.evaluate import evaluate
 from detkd.tasks.export import export
 from detkd.tasks.predict import predict
@@ -17,4 +18,6 @@ from detkd.tasks.pseudolabel import pseudolabel
 from detkd.tasks.train import train
 from detkd.tasks.watch import watch
 
-__all__ = ["cache", "compare", "demo", "distill", "evaluate", "export", "predict", "pseudolabel", "train", "watch"]
+__all__ = [
+    "cache", "compare", "demo", "distill", "doctor", "evaluate", "export", "predict", "pseudolabel", "train", "watch",
+]  # fmt: skip

@@ -24,7 +24,8 @@ from detkd.signature import nearest
 __all__ = ["CONDITION_MET", "main", "run"]
 
 CONDITION_MET = 3
-"""Exit status when `fail_if` holds; 0 is success, 1 a bug, 2 something the user can fix, 130 an interruption."""
+"""Exit status when `fail_if` holds; 0 is success, 1 a bug (of detkd doctor: problems found), 2 something the user can
+fix, 130 an interruption."""
 
 _CONTINUE = frozenset({"cache", "pseudolabel"})  # find what an interrupted attempt has made by themselves
 
@@ -104,8 +105,8 @@ def _job_folder(values: dict[str, Any], typed: Sequence[str]) -> None:
     print(f"job {state.job.num}: {' '.join(typed)} -> {values['out']}", file=sys.stderr)
 
 
-def _perform(verb: str, cfg: Any) -> tuple[float | None, bool]:
-    """Run one job; return the number a sweeper optimises, and whether a condition such as `fail_if` holds."""
+def _perform(verb: str, cfg: Any) -> tuple[float | None, int]:
+    """Run one job; return the number a sweeper optimises, and the exit status its result asks for."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
@@ -117,7 +118,8 @@ def _perform(verb: str, cfg: Any) -> tuple[float | None, bool]:
     api = importlib.import_module("detkd.api")
     result = getattr(api, verb)(values)
     objective = getattr(result, "objective", None)
-    return None if objective is None else float(objective), bool(getattr(result, "failed", False))
+    status = CONDITION_MET if getattr(result, "failed", False) else int(getattr(result, "status", 0))
+    return None if objective is None else float(objective), status
 
 
 def _application(verb: str, typed: Sequence[str]) -> Callable[[], Any]:
@@ -129,14 +131,14 @@ def _application(verb: str, typed: Sequence[str]) -> Callable[[], Any]:
     def task(cfg: Any) -> float | None:
         sys.argv = ["detkd", verb, *typed]
         try:
-            objective, failed = _perform(verb, cfg)
+            objective, status = _perform(verb, cfg)
         except Exception as err:
             fail_runs(str(err))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise _JobFailed(err) from err
             raise _Stopped(err) from err
-        if failed and HydraConfig.get().mode != RunMode.MULTIRUN:
-            sys.exit(CONDITION_MET)  # nothing went wrong: a condition was asked for, and holds
+        if status and HydraConfig.get().mode != RunMode.MULTIRUN:
+            sys.exit(status)  # nothing went wrong: a condition was asked for and holds, or doctor found problems
         return objective
 
     decorate = hydra.main(version_base="1.3", config_path=paths.CONFIG_PATH, config_name=verb)

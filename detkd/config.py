@@ -20,6 +20,7 @@ __all__ = ["EXAMPLES", "VERBS", "build", "compose", "from_arguments", "plain", "
 EXAMPLES = {
     "train": "detkd train model=yolo26n data=toy",
     "distill": "detkd distill teacher=yolo26x student=yolo26n data=toy",
+    "doctor": "detkd doctor teacher=yolo26x student=yolo26n data=toy",
     "evaluate": "detkd evaluate model=runs/train data=toy",
     "compare": "detkd compare before=runs/train after=runs/distill",
     "watch": "detkd watch run=runs/distill",

@@ -26,6 +26,11 @@ _EXAMPLES = {
         "detkd distill teacher=runs/train student=yolo26n_half data=my/data.yaml control=true",
         "detkd distill teacher=t.pt student=s.pt data=toy teacher.imgsz=960 distill.alpha=0.3",
     ),
+    "doctor": (
+        "detkd doctor teacher=yolo26x student=yolo26n data=coco128",
+        "detkd doctor teacher=runs/train student=yolo26n_half data=my/data.yaml control=true",
+        "detkd doctor teacher=t.pt student=s.pt data=toy teacher.imgsz=960 distill=classic steps=60",
+    ),
     "evaluate": (
         "detkd evaluate model=runs/distill data=toy",
         "detkd evaluate model=best.onnx data=my/data.yaml split=val",
@@ -138,7 +143,7 @@ def describe(verb: str, extra: Sequence[Path] = ()) -> str:
     if groups:
         parts += ["", "choices, each with keys of its own (see --cfg job):", *groups]
     parts += ["", "keys and their defaults:", *_keys(_lines(verb), width)]
-    if "report" in paths.verb_groups(verb) and verb != "cache":  # there it is for overlays only
+    if "report" in paths.verb_groups(verb) and verb not in {"cache", "doctor"}:  # there it is for overlays only
         parts += ["", "keys of the report (docs/comparison.md):", *_keys(_lines("report/default"), width, "report.")]
     for kind in ("views", "instances") if verb == "cache" else ():
         parts += ["", f"keys of cache={kind} (docs/cache.md):", *_keys(_lines(f"cache/{kind}"), width, "cache.")]

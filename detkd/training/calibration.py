@@ -88,19 +88,26 @@ class Calibrator:
             return
         self._done = True
         model.measure = False
-        strength = model.recipe.schedule(model.progress)
-        if balance is None or strength <= 0:
+        if balance is None:
             return
         first = int(model.recipe.measured) == 0
         for number, group in enumerate(GROUPS):
-            target = balance.target(group)
-            shares = [_over_ranks(p.share(group)) / strength for p in self._pulls if group in p.groups]
-            if target is None or not shares:
+            target, strength = balance.target(group), self._strength(model, group)
+            if target is None or strength <= 0:
                 continue
+            shares = [_over_ranks(p.share(group)) / strength for p in self._pulls]
             factor = float(model.recipe.factors[number])
             new = next_factor(factor, shares, target, bound=balance.bound, limit=balance.limit, first=first)
             model.recipe.factors[number] = new
         model.recipe.measured += 1
+
+    @staticmethod
+    def _strength(model: DistilledDetector, group: str) -> float:
+        """Return what the schedules leave of a group at this moment: the target is meant for its full weight."""
+        recipe = model.recipe
+        return max(
+            (recipe.strength(name, model.progress) for name, own in recipe.groups.items() if own == group), default=0.0
+        )
 
     def _check(self, model: DistilledDetector, pull: Pull) -> None:
         """Raise the alarms that a measurement gives reason for."""

@@ -44,8 +44,11 @@ RESULTS = REPO / "results" / "distillation"
 PAGE = REPO / "docs" / "benchmarks" / "distillation.md"
 WAIT = 20.0
 """Seconds between two looks at runs of other processes that a control waits for."""
-UNMATCHED = ("initial_hash", "batch_hash", "labels_hash")
-"""What has to be equal for all arms of a set and seed; the number of steps too, but for `control_time`."""
+NO_MATTER = ("threads", "workers", "out", "name", "resume", "verbose", "report", "pictures", "trust")
+"""Keys of a configuration that can't change a result."""
+NOT_FOR_CONTROLS = ("teacher", "distill", "cache")
+EMPTY: tuple[Any, ...] = (None, False, [], {}, "")
+"""Values that mean the same as a missing key, so that a new option does not make old runs worthless."""
 
 
 class Queue:
@@ -131,15 +134,18 @@ class Queue:
             "plain": arm.plain,
             "words": [word for word in words if not word.startswith("trainer.save_period")],
             "arm_words": list(arm.words),
+            "time_of": self.time_of if arm.recipe == "control_time" else None,
             "initial": str(file),
             "shared": str(self.folder / name),
             "shown": views_of(start),
+            "initial_hash": initial,
             "fingerprint": fingerprint(config, initial),
             "config": config,
         }
 
     def run(self, *, waiting: bool = True) -> bool:
         """Do everything that is not finished and that no other process does; return whether nothing failed."""
+        self.check_controls()
         left = list(self.items)
         while left:
             progress, blocked = False, []
@@ -181,19 +187,18 @@ class Queue:
         folder = self.place(job["set"], job["label"], job["config"]["seed"])
         record = finished(folder)
         if record is not None:
-            if record["fingerprint"] != job["fingerprint"]:
-                changed = ", ".join(differences(record["config"], job["config"])[:4]) or "the initial weights"
-                if not self.redo:
-                    console.print(f"[yellow]{title}: finished with other settings ({changed}); --redo repeats it[/yellow]")
-                    self.publish(record)
-                    return
-                console.print(f"{title}: repeated, because other settings are asked for ({changed})")
-                restart(folder)
-            else:
+            keys = changed(record, job)
+            if not keys:
                 console.print(f"[dim]{title}: finished, AP50 {record['pooled']['AP50']:.1f}[/dim]")
+            elif not self.redo:
+                more = ", ".join(keys[:4])
+                console.print(f"[yellow]{title}: finished with other settings ({more}); --redo repeats it[/yellow]")
+            if not keys or not self.redo:
                 self.publish(record)
                 return
-        elif (folder / JOB).is_file() and read_json(folder / JOB)["fingerprint"] != job["fingerprint"]:
+            console.print(f"{title}: repeated, because other settings are asked for ({', '.join(keys[:4])})")
+            restart(folder)
+        elif (folder / JOB).is_file() and changed(read_json(folder / JOB), job):
             console.print(f"{title}: started anew, because its settings have changed")
             restart(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +217,9 @@ class Queue:
             f"training, {(time.monotonic() - started) / 60:.1f} min in all"
         )
         self.publish(record)
-        self.check(job["set"], record["seed"])
+        self.check(record)
+        done_now = sum(finished(self.place(name, arm.label, seed)) is not None for name, arm, seed in self.items)
+        console.print(f"[bold]{done_now} of {len(self.items)} runs are finished[/bold]")
 
     def publish(self, record: dict[str, Any]) -> None:
         """Write the record where it can be committed."""
@@ -222,19 +229,34 @@ class Queue:
         file = self.results / f"{record['set']}-{record['arm']}-s{record['seed']}.json"
         write_json(file, without_paths(record))
 
-    def check(self, name: str, seed: int) -> None:
+    def check(self, record: dict[str, Any]) -> None:
         """Compare what has to be equal for all arms of a set and seed with the control.
 
         Raises:
             SystemExit: If an arm did not start or see what the control did.
         """
-        control = self.record(name, "control", seed)
-        for file in sorted((self.folder / name).glob(f"*-s{seed}/record.json")):
-            record = read_json(file)
-            if control is None:
-                control = record
-            if problem := mismatch(control, record):
-                raise SystemExit(f"{name} {record['arm']} seed {seed}: {problem}; the arms can't be compared")
+        control = self.record(record["set"], "control", record["seed"])
+        if control is not None and (problem := tables.mismatch(control, record)):
+            raise SystemExit(f"{record['set']} {record['arm']} seed {record['seed']}: {problem}; it can't be compared")
+
+    def check_controls(self) -> None:
+        """Refuse to train beside controls that were made with other settings than would be asked for now.
+
+        Raises:
+            SystemExit: Naming what has changed.
+        """
+        control = Arm("control", "control")
+        included = any(arm.label == "control" for _, arm, _ in self.items)
+        for name, seed in dict.fromkeys((name, seed) for name, _, seed in self.items):
+            record = self.record(name, "control", seed)
+            if record is None or (self.redo and included):
+                continue
+            job = self.job(name, control, seed)
+            if job is not None and (keys := changed(record, job)):
+                raise SystemExit(
+                    f"{name} control seed {seed}: finished with other settings ({', '.join(keys[:4])}), so new arms "
+                    "could not be compared with it; use --redo with control among --arms, or another --runs"
+                )
 
     def estimate(self) -> str:
         """Return in words how long the runs that are not finished will take."""
@@ -288,11 +310,16 @@ def finished(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def mismatch(control: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
-    """Return what differs between two arms that has to be equal, None where nothing does."""
-    keys = [*UNMATCHED, *(() if "control_time" in (record["recipe"], control["recipe"]) else ("steps",))]
-    wrong = [f"{key} is {record[key]}, the control's {control[key]}" for key in keys if record[key] != control[key]]
-    return "; ".join(wrong) or None
+def changed(old: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
+    """Return the keys in which a run differs from what is asked for now: of a control, only those that matter to it."""
+    before, now = dict(old["config"]), dict(job["config"])
+    for config in (before, now):
+        for key in NO_MATTER + (NOT_FOR_CONTROLS if job["plain"] else ()):
+            config.pop(key, None)
+    keys = differences(before, now)
+    if old.get("initial_hash") not in (None, job["initial_hash"]):
+        keys.append("the initial weights")
+    return keys
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -302,7 +329,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
         a, b = one.get(key), other.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += differences(a, b, f"{prefix}{key}.")
-        elif a != b and key != "threads":
+        elif a != b and not (a in EMPTY and b in EMPTY):
             found.append(f"{prefix}{key}")
     return found
 
@@ -384,17 +411,26 @@ def main() -> int:
 
         measure_steps(queue, rounds=given.rounds)
         return 0
-    good = True
-    if not given.summary:
-        if not given.no_estimate:
-            console.print(queue.estimate())
-        good = queue.run()
+    try:
+        good = work(queue, given)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on where it was")
+        return 130
     tables.compare_all(queue.folder, given.results, given.sets)
     for table in tables.console_tables(given.results, given.sets):
         out.print(table)
     for line in queue.failed:
         console.print(f"[red]{line}[/red]")
     return 0 if good else 1
+
+
+def work(queue: Queue, given: argparse.Namespace) -> bool:
+    """Train what is asked for; return whether nothing failed."""
+    if given.summary:
+        return True
+    if not given.no_estimate:
+        console.print(queue.estimate())
+    return queue.run()
 
 
 if __name__ == "__main__":

@@ -35,8 +35,7 @@ class Preset:
         teacher: File of the teacher; `--teacher` replaces it.
         words: Words of the training: size, epochs, learning rate, `load_imgsz` where the teacher sees more pixels.
         distilled: Words of the arms with a teacher, before the arm's own: `teacher.imgsz`, `cache=views`, region.
-        views: Views of each image that every arm shows in turn, as a cache of views does; None: new ones every epoch.
-            Set by `cache.views=` where `distilled` has `cache=views`.
+            With `cache=views` all arms, those with a live teacher and the controls too, show the views of the cache.
         group_by: Field of the images that are drawn together for the intervals; None: single images.
     """
 
@@ -203,12 +202,13 @@ def arm_words(preset: Preset, arm: Arm, *, teacher: str | None, seed: int, more:
     recipe = "none" if arm.plain else arm.recipe
     base = [*COMMON, *preset.data, *preset.student, *preset.words, f"teacher={teacher or preset.teacher}"]
     words = [*base, f"distill={recipe}", f"seed={seed}"]
+    fixed = [word for word in more if not skipped(word, recipe)]
     if recipe != "none":
         words += [word for word in preset.distilled if not skipped(word, recipe)]
         words += [word for word in FIXED.get(recipe, ()) if key_of(word) not in own]
     else:
-        words += [word for word in preset.distilled if not key_of(word).startswith("distill.")]
-    return last_wins(with_assets([*words, *more, *arm.words]))
+        words += [word for word in preset.distilled if not skipped(word, recipe)]
+    return last_wins(with_assets([*words, *fixed, *arm.words]))
 
 
 def skipped(word: str, recipe: str) -> bool:
@@ -216,6 +216,8 @@ def skipped(word: str, recipe: str) -> bool:
     key = key_of(word)
     if not key.startswith("distill."):
         return False
+    if recipe == "none":
+        return True
     try:
         config = compose("distill", ["teacher=demo", "student=yolo26n_half", "data=toy", f"distill={recipe}", word])
         make_recipe(config["distill"])
@@ -225,7 +227,7 @@ def skipped(word: str, recipe: str) -> bool:
 
 
 def last_wins(words: Iterable[str]) -> list[str]:
-    """Keep the last word of each key, in the place of the first: the configuration refuses a key that is there twice."""
+    """Keep the last word of each key, in the place of the first: a key may be there only once."""
     found: dict[str, str] = {}
     for word in words:
         found[key_of(word)] = word

@@ -23,13 +23,11 @@ import torch
 from distillation_arms import REPO
 from filelock import FileLock
 
-from detkd.data.coco import to_coco
 from detkd.data.records import DataSpec, DetectionSet
-from detkd.evaluation.truth import load_truth
 from detkd.io import read_json, sha256, write_json
 from detkd.losses.recipe import Recipe
 from detkd.models.head import has_one2one
-from detkd.models.weights import build_detector, detect_head, load_detector, state_hash
+from detkd.models.weights import build_detector, detect_head, load_detector, resolve, state_hash
 from detkd.runs import clear_run, environment_record, finish_run, open_run, start_run
 from detkd.tasks.caches import prepare
 from detkd.tasks.common import evaluate_weights, get_data, split_of
@@ -134,7 +132,11 @@ def train(job: Mapping[str, Any], config: dict[str, Any], folder: Path) -> tuple
             shown["samples"] = epoch_samples(config, train_set)
         spec = replace(spec, splits={**spec.splits, "train": labelled})
         given = {**config, "unlabelled": None}
-        return train_and_evaluate(given, student, spec, folder, resume=resume, description=job["label"], **shown), {}, spec
+        return (
+            train_and_evaluate(given, student, spec, folder, resume=resume, description=job["label"], **shown),
+            {},
+            spec,
+        )
     node = config["distill"]
 
     def recipe() -> Recipe:
@@ -166,7 +168,9 @@ def ready(folder: Path, config: Mapping[str, Any]) -> bool:
     return False
 
 
-def evaluate(config: Mapping[str, Any], weights: Path, images: DetectionSet, folder: Path, **more: Any) -> dict[str, Any]:
+def evaluate(
+    config: Mapping[str, Any], weights: Path, images: DetectionSet, folder: Path, **more: Any
+) -> dict[str, Any]:
     """Evaluate weights in a folder of their own."""
     folder.mkdir(exist_ok=True)
     evaluate_weights(weights, images, folder, settings={**config, **more})
@@ -178,7 +182,8 @@ def teacher_numbers(config: Mapping[str, Any], images: DetectionSet, folder: Pat
     config = with_packaged_teacher(dict(config))
     teacher = config["teacher"]
     size = int(teacher.get("imgsz") or config["imgsz"])
-    name = hashlib.sha256(f"{teacher['path']} {size} {config['data'].get('name')}".encode()).hexdigest()[:8]
+    weights = sha256(resolve(teacher["path"], key="teacher"))
+    name = hashlib.sha256(f"{weights} {size}".encode()).hexdigest()[:8]
     place = folder / f"teacher-{name}"
     with FileLock(folder / f"teacher-{name}.lock"):
         if not (place / "metrics.json").is_file():
@@ -200,7 +205,9 @@ def run_job(folder: Path) -> dict[str, Any]:
     outcome = result.outcome
     images = pooled(spec)
     last = evaluate(config, result.weights, images, folder / "pooled", nms=None)
-    free = evaluate(config, result.weights, images, folder / "nms_free", nms=False) if two_heads(result.weights) else None
+    free = (
+        evaluate(config, result.weights, images, folder / "nms_free", nms=False) if two_heads(result.weights) else None
+    )
     period = late_period(int(config["epochs"]))
     early = folder / "weights" / f"epoch{period}.pt"
     late = evaluate(config, early, images, folder / "late", nms=None) if period and early.is_file() else None
@@ -213,6 +220,7 @@ def run_job(folder: Path) -> dict[str, Any]:
         "seed": config["seed"],
         "overrides": job["words"],
         "arm_words": job["arm_words"],
+        "time_of": job["time_of"],
         "fingerprint": job["fingerprint"],
         "initial_hash": outcome["initial_hash"],
         "batch_hash": outcome["batch_hash"],
@@ -270,11 +278,3 @@ def without_paths(content: Any) -> Any:
 def restart(folder: Path) -> None:
     """Remove what an attempt with other settings left."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def truth_of(folder: Path) -> Any:
-    """Return the labels a pooled evaluation was made with."""
-    return load_truth(folder / "ground_truth.json")
-
-
-__all__ = ["JOB", "LATE", "RECORD", "fingerprint", "late_period", "make_initial", "pooled", "run_job", "to_coco"]

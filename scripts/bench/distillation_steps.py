@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
+import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import detkd.environment
 
 import torch
-from distillation_arms import PRESETS, Arm, arm_words, last_wins, resolve_config
+from distillation_arms import PRESETS, Arm, arm_words, key_of, last_wins, resolve_config
 from filelock import FileLock
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.distill_model import DistillationModel
 
-from detkd.io import read_json, write_json
+from detkd.data.records import DataSpec
+from detkd.io import write_json
 from detkd.models.distilled import DistilledDetector
 from detkd.models.weights import build_detector, quiet
 from detkd.progress import console
@@ -35,6 +39,23 @@ EVALUATION = 0.35
 """Share of the training time that loading, evaluation and the start of a process come to, as seen in small runs."""
 
 
+@lru_cache
+def data_of(node: str) -> DataSpec:
+    """Load data once, however many methods are measured on it."""
+    return get_data(json.loads(node))
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Print nothing: neither what data there is nor what Ultralytics says of it."""
+    before, console.quiet = console.quiet, True
+    try:
+        with quiet():
+            yield
+    finally:
+        console.quiet = before
+
+
 class Bench:
     """A batch and a student of a set, from which the steps of all methods are made.
 
@@ -46,7 +67,7 @@ class Bench:
     def __init__(self, config: dict[str, Any], initial: str) -> None:
         self.config = with_packaged_teacher(config)
         self.initial = initial
-        self.spec = get_data(config["data"])
+        self.spec = data_of(json.dumps(config["data"], default=str))
         self.teacher_imgsz, load = teacher_sizes(self.config)
         self.config["load_imgsz"] = load
         plan = make_plan(
@@ -125,19 +146,23 @@ def measure_steps(queue: Any, *, rounds: int) -> dict[str, Any]:
         torch.set_num_threads(queue.threads)
     record: dict[str, Any] = {}
     for name in dict.fromkeys(name for name, _, _ in queue.items):
-        arms = list(dict.fromkeys(arm for other, arm, _ in queue.items if other == name and arm.recipe != "control_time"))
+        arms = list(
+            dict.fromkeys(arm for other, arm, _ in queue.items if other == name and arm.recipe != "control_time")
+        )
         seed = queue.items[0][2]
 
         def config(arm: Arm, name: str = name, seed: int = seed) -> dict[str, Any]:
             words = arm_words(PRESETS[name], arm, teacher=queue.teacher, seed=seed, more=queue.more)
             # Theirs knows one resolution; a step is compared on the same pixels, with a teacher at work.
-            return resolve_config(last_wins([*words, "teacher.imgsz=null", "load_imgsz=null", "cache=none"]))
+            words = [word for word in words if not key_of(word).startswith("cache")]
+            return resolve_config(last_wins([*words, "teacher.imgsz=null", "load_imgsz=null"]))
 
         job = queue.job(name, Arm("control", "control"), seed)
-        bench = Bench(config(Arm("control", "control")), job["initial"])
-        steps = {THEIRS: bench.theirs()}
-        for arm in arms:
-            steps[arm.label] = bench.plain() if arm.plain else bench.ours(config(arm))
+        with silent():
+            bench = Bench(config(Arm("control", "control")), job["initial"])
+            steps = {THEIRS: bench.theirs()}
+            for arm in arms:
+                steps[arm.label] = bench.plain() if arm.plain else bench.ours(config(arm))
         console.print(f"{name}: {rounds} rounds of {', '.join(steps)}")
         seconds = clock(steps, rounds)
         record[name] = {
@@ -167,11 +192,9 @@ def probe_seconds(job: Mapping[str, Any]) -> float:
     """Return about how many seconds a run will take, from three steps."""
     torch.set_num_threads(int(job["config"].get("threads") or torch.get_num_threads()))
     config = copy.deepcopy(dict(job["config"]))
-    bench = Bench(config, job["initial"])
-    cached = (config.get("cache") or {}).get("kind", "none") != "none"
-    step = bench.plain() if job["plain"] or cached else bench.ours(config)
+    with silent():
+        bench = Bench(config, job["initial"])
+        cached = (config.get("cache") or {}).get("kind", "none") != "none"
+        step = bench.plain() if job["plain"] or cached else bench.ours(config)
     seconds = statistics.median(clock({"one": step}, 3)["one"])
     return seconds * bench.steps_per_epoch * int(config["epochs"]) * (1 + EVALUATION) + 30
-
-
-__all__ = ["Bench", "clock", "measure_steps", "probe_seconds", "ratio", "read_json"]

@@ -27,6 +27,17 @@ AGAINST = ("control", "ultralytics", "control_time")
 """What every method is compared with, where it was run."""
 
 
+EQUAL = ("initial_hash", "batch_hash", "labels_hash")
+"""What has to be equal for all arms of a set and seed; the number of steps too, but for `control_time`."""
+
+
+def mismatch(control: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
+    """Return what differs between two arms that has to be equal, None where nothing does."""
+    keys = [*EQUAL, *(() if "control_time" in (record["recipe"], control["recipe"]) else ("steps",))]
+    wrong = [f"{key} is {record[key]}, the control's {control[key]}" for key in keys if record[key] != control[key]]
+    return "; ".join(wrong) or None
+
+
 def read_records(results: Path) -> dict[str, dict[str, dict[int, dict[str, Any]]]]:
     """Return all stored runs: set, method, seed."""
     found: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
@@ -86,6 +97,11 @@ def compare_set(name: str, folder: Path, known: Mapping[str, Any]) -> dict[str, 
     control = finished.get("control")
     if not control:
         return {}
+    for label, runs_of in finished.items():
+        for seed in [seed for seed in runs_of if seed in control]:
+            if problem := mismatch(control[seed], runs_of[seed]):
+                console.print(f"[red]{name} {label} seed {seed}: {problem}; left out of the comparison[/red]")
+                del runs_of[seed]
     truth = load_truth(folder / f"control-s{min(control)}" / "pooled" / "ground_truth.json")
     cached: dict[str, Run] = {}
 
@@ -110,7 +126,9 @@ def compare_set(name: str, folder: Path, known: Mapping[str, Any]) -> dict[str, 
                 entry[f"over_{other}"] = before
                 continue
             console.print(f"[dim]{name}: {label} against {other}, {len(seeds)} seeds[/dim]")
-            found = contrast(runs(other, seeds), runs(label, seeds), PRESETS[name].group_by if name in PRESETS else None)
+            found = contrast(
+                runs(other, seeds), runs(label, seeds), PRESETS[name].group_by if name in PRESETS else None
+            )
             entry[f"over_{other}"] = {**found, "runs": made_of}
         seeds = sorted(set(records) & set(control))
         stamp = [[s, control[s]["fingerprint"], records[s]["fingerprint"], records[s]["pooled"]["AP"]] for s in seeds]
@@ -179,13 +197,13 @@ def late_gain(records: Mapping[int, Mapping[str, Any]]) -> float | None:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def interval(value: Mapping[str, Any] | None) -> str:
     """Return a difference with its interval."""
     if value is None or value["mean"] is None:
-        return "–"
+        return "-"
     if value["low"] is None:
         return f"{value['mean']:+.1f}"
     return f"{value['mean']:+.1f} ({value['low']:+.1f} to {value['high']:+.1f})"
@@ -229,14 +247,18 @@ def rows(results: Path, name: str) -> Iterator[tuple[str, ...]]:
 
 def console_tables(results: Path, sets: Iterable[str]) -> Iterator[Table]:
     """Yield a short table per set for people at a terminal."""
-    shown = [0, 1, 2, 3, 8, 9, 10, 13, 14]
+    shown = [0, 1, 2, 3, 9, 10, 13, 14]
     for name in sets:
         cells = list(rows(results, name))
         if not cells:
             continue
-        table = Table(title=name)
+        rise = late_gain(read_records(results).get(name, {}).get("control", {}))
+        title = name if rise is None else f"{name}: AP50 of the control rises {rise:+.1f} in its last fifth"
+        table = Table(title=title, box=None, padding=(0, 1))
         for index in shown:
-            table.add_column(COLUMNS[index], justify="left" if index == 0 else "right")
+            table.add_column(
+                COLUMNS[index].replace(" alarms", ""), justify="left" if index == 0 else "right", no_wrap=True
+            )
         for row in cells:
             table.add_row(*(row[index] for index in shown))
         yield table
@@ -252,7 +274,9 @@ def markdown(results: Path) -> str:
         lines.append("|" + "|".join(["---"] + ["---:"] * (len(COLUMNS) - 1)) + "|")
         lines += ["| " + " | ".join(row) + " |" for row in rows(results, name)]
         lines += ["", *own_words(methods), ""]
-        if alarms := sorted({f"{label}: {text}" for label, m in methods.items() for r in m.values() for text in r["alarms"]}):
+        if alarms := sorted(
+            {f"{label}: {text}" for label, m in methods.items() for r in m.values() for text in r["alarms"]}
+        ):
             lines += ["Alarms raised while training:", "", *(f"- {text}" for text in alarms), ""]
     if not records:
         lines += ["No runs are stored yet.", ""]
@@ -284,9 +308,9 @@ def facts(methods: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
             f"The control trains {one['epochs']} epochs ({one['steps']} steps)"
             + ("." if rise is None else f"; its AP50 rises {rise:+.1f} points in the last fifth of them.")
         )
-    if plain := methods.get("control_time"):
-        one = next(iter(plain.values()))
-        lines.append(f"The control of equal time trains {one['epochs']} epochs.")
+    if timed := methods.get("control_time"):
+        one = next(iter(timed.values()))
+        lines.append(f"`control_time` trains {one['epochs']} epochs, as long as `{one.get('time_of')}` takes.")
     versions = machine["versions"]
     lines.append(
         f"{machine['cpu']}, {some['threads']} threads; torch {versions['torch']}, Ultralytics "
@@ -300,7 +324,7 @@ def own_words(methods: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[st
     found = []
     for label, records in methods.items():
         one = next(iter(records.values()))
-        words = [word for word in one.get("arm_words") or ()]
+        words = list(one.get("arm_words") or ())
         if words or label != one["recipe"]:
             found.append(f"- {label}: `distill={one['recipe']}{''.join(f' {word}' for word in words)}`")
     return found
@@ -316,8 +340,8 @@ augmentation, which hashes assert, for the same number of steps. The final weigh
 result. Numbers are means over the seeds, in COCO points on val and test together. Differences are paired over seeds and
 images, with 95 % intervals; a single seed says nothing about other seeds, so its interval is too short.
 
-Columns: `gain` is over the control; `control_time` is a control that trains as long as the slowest of the compared
-methods would, with a schedule of its own. `false alarms` are those per image at the threshold where a method finds as
+Columns: `gain` is over the control; `control_time` is a control that trains as long as one of the methods, with a
+schedule of its own. `false alarms` are those per image at the threshold where a method finds as
 much as the control does at its best F1. `minutes` are of training, `GB` the peak memory of its process, `step` the wall
 time of a training step over that of Ultralytics' own distillation with teacher, student and batch the same.
 """

@@ -62,7 +62,7 @@ def losses() -> dict[str, Recipe | None]:
         for t in TEMPERATURES:
             found[f"soft: class, sigmoid, T={t:g}, gamma=0"] = recipe(BinaryLogits(temperature=t, gamma=0.0))
         for t in TEMPERATURES:
-            found[f"soft: class, softmax, T={t:g}"] = recipe(ClassicLogits(temperature=t))
+            found[f"soft: class, softmax, T={t:g}"] = recipe(ClassicLogits(temperature=t, score_weight=True))
     found["soft: box, GIoU"] = recipe(BoxIoU())
     found["soft: box, L1"] = recipe(BoxL1())
     return found

@@ -46,7 +46,8 @@ def test_gradient_norm_by_hand_and_without_a_trace():
     loss = (a**2).sum() + 4 * b  # gradients (2, 4) and 4: norm 6
     assert gradient_norm(loss, [a, b]) == pytest.approx(6.0)
     assert gradient_norm(loss, [b, torch.zeros(1, requires_grad=True)]) == pytest.approx(4.0)
-    assert a.grad is None and b.grad is None
+    assert a.grad is None
+    assert b.grad is None
     loss.backward()  # the graph is still there
     assert a.grad.tolist() == [2.0, 4.0]
 

@@ -13,13 +13,15 @@ from tests.losses.views import ANCHORS, leaves, make_context, make_view, pick
 LN3 = math.log(3.0)
 
 
-def slow(student, teacher, region, temperature):
+def slow(student, teacher, region, temperature, score_weight):
     """The formula with plain numbers."""
     total = mass = 0.0
     for image in range(len(student)):
         for anchor in range(len(student[image])):
             z_s, z_t = list(student[image][anchor]), list(teacher[image][anchor])
-            weight = region[image][anchor] / (1 + math.exp(-max(z_t)))
+            weight = region[image][anchor]
+            if score_weight:
+                weight /= 1 + math.exp(-max(z_t))
             if len(z_s) == 1:
                 z_s, z_t = [*z_s, 0.0], [*z_t, 0.0]
             e_s, e_t = ([math.exp(z / temperature) for z in row] for row in (z_s, z_t))
@@ -33,26 +35,52 @@ def slow(student, teacher, region, temperature):
 def test_by_hand(logits):
     """Teacher softmax (3/4, 1/4), student (1/2, 1/2): KL = 3/4 ln 3/2 + 1/4 ln 1/2 = 0.130812.
 
-    The teacher's score is sigmoid(ln 3) = 3/4. Two images have mass 1.5: 2 * 3/4 * 0.130812 / 1.5 = 0.130812. One has
-    mass 3/4, raised to 1: 0.098109. A single class z counts as [z, 0], hence the same numbers.
+    That is the mean over any region of such anchors. The teacher's score is sigmoid(ln 3) = 3/4; with `score_weight`
+    two images have mass 1.5: 2 * 3/4 * 0.130812 / 1.5 = 0.130812. One has mass 3/4, raised to 1: 0.098109. A single
+    class z counts as [z, 0], hence the same numbers.
     """
     teacher = torch.tensor(logits).expand(2, 1, len(logits))
-    value = classic_logits(torch.zeros_like(teacher), teacher, torch.ones(2, 1), temperature=1.0)
-    torch.testing.assert_close(value, torch.tensor(0.130812), rtol=1e-5, atol=0)
-    value = classic_logits(torch.zeros_like(teacher[:1]), teacher[:1], torch.ones(1, 1), temperature=1.0)
-    torch.testing.assert_close(value, torch.tensor(0.098109), rtol=1e-5, atol=0)
+
+    def check(images, expected, **options):
+        student = torch.zeros_like(teacher[:images])
+        value = classic_logits(student, teacher[:images], torch.ones(images, 1), temperature=1.0, **options)
+        torch.testing.assert_close(value, torch.tensor(expected), rtol=1e-5, atol=0)
+
+    check(2, 0.130812)
+    check(1, 0.130812)
+    check(2, 0.130812, score_weight=True)
+    check(1, 0.098109, score_weight=True)
+
+
+def test_textbook_on_a_region():
+    """T^2 KL per anchor, averaged over the anchors of the region, as PyTorch's own functions say it."""
+    student, teacher = torch.randn(2, 3, 11, 4, dtype=torch.float64)
+    inside = torch.rand(3, 11) < 0.5
+    log_s, log_t = (torch.log_softmax(z[inside] / 3, -1) for z in (student, teacher))
+    expected = 9 * torch.nn.functional.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    value = classic_logits(student, teacher, inside.double(), temperature=3.0)
+    torch.testing.assert_close(value, expected)
+    view, other = make_view(1), make_view(2)
+    torch.testing.assert_close(
+        ClassicLogits(3.0)(view, other, make_context(view)),
+        classic_logits(
+            view.head("one2many").logits, other.head("one2many").logits, torch.ones(2, ANCHORS), temperature=3.0
+        ),
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 4.0])
 @pytest.mark.parametrize("classes", [1, 2, 6])
-def test_slow_reference(classes, temperature):
+@pytest.mark.parametrize("score_weight", [False, True])
+def test_slow_reference(classes, temperature, score_weight):
     student, teacher = torch.randn(2, 3, 11, classes, dtype=torch.float64) * 3
     region = (torch.rand(3, 11, dtype=torch.float64) - 0.4).clamp(min=0)
-    expected = slow(student.tolist(), teacher.tolist(), region.tolist(), temperature)
+    expected = slow(student.tolist(), teacher.tolist(), region.tolist(), temperature, score_weight)
     assert expected > 0.01
-    value = classic_logits(student, teacher, region, temperature=temperature)
+    options = {"temperature": temperature, "score_weight": score_weight}
+    value = classic_logits(student, teacher, region, **options)
     torch.testing.assert_close(value, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
-    value = classic_logits(student.float(), teacher.float(), region.float(), temperature=temperature)
+    value = classic_logits(student.float(), teacher.float(), region.float(), **options)
     torch.testing.assert_close(value, torch.tensor(expected, dtype=torch.float32), rtol=1e-5, atol=1e-8)
 
 
@@ -61,7 +89,8 @@ def test_single_class_is_the_binary_divergence():
     region = torch.ones(2, 9, dtype=torch.float64)
     quality = teacher[..., 0].sigmoid()
     expected = (quality * bernoulli_excess(student, teacher, temperature=2.0)[..., 0]).sum() / quality.sum()
-    torch.testing.assert_close(classic_logits(student, teacher, region, temperature=2.0), expected)
+    value = classic_logits(student, teacher, region, temperature=2.0, score_weight=True)
+    torch.testing.assert_close(value, expected)
 
 
 @pytest.mark.parametrize("classes", [1, 5])

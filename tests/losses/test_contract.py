@@ -11,14 +11,18 @@ import pytest
 import torch
 import yaml
 
+from detkd.losses.base import TowerChannels
 from detkd.losses.mgd import MaskedGeneration
 from detkd.losses.recipe import Recipe
+from detkd.types import Towers
 from tests.losses.views import ANCHORS, BOTH, leaves, make_assignment, make_view, pick
 
 CONF = Path(__file__).parents[2] / "conf" / "distill"
 FILES = sorted(CONF.glob("*.yaml"))
 KEYS = {"terms", "region", "alpha", "lambda", "calibrate", "assignment", "schedule", "heads"}
 NATIVE = {"one2many": 0.8, "one2one": 0.2}
+FIELDS = {"logits": "logits", "distances": "boxes", "dist": "dist"}
+"""Tensors of a head, and what losses that read them say they use."""
 
 
 def build(path: Path) -> Recipe:
@@ -27,6 +31,8 @@ def build(path: Path) -> Recipe:
     recipe = Recipe.from_parts(**{"kd_weight" if key == "lambda" else key: value for key, value in parts.items()})
     torch.manual_seed(0)
     recipe.setup((4, 4, 4), (4, 4, 4))
+    widths = {branch: TowerChannels((4, 4, 4), (4, 4, 4)) for branch in BOTH}
+    recipe.setup_towers(widths, widths)
     return recipe
 
 
@@ -36,10 +42,18 @@ def call(recipe: Recipe, student, teacher, assignments, progress: float = 0.5):
     return recipe(student, teacher, assignments, progress, NATIVE)
 
 
-def learnt(recipe: Recipe, student) -> list[torch.Tensor]:
-    """What a recipe should give a gradient: answers, unless all terms are on feature maps, and the maps if any are."""
-    on_maps = ["feats" in loss.uses for loss in recipe.terms.values()]
-    return [*(leaves(student) if not all(on_maps) else ()), *(student.feats if any(on_maps) else ())]
+def learnt(recipe: Recipe, student) -> list[tuple[torch.Tensor, ...]]:
+    """What a recipe should give a gradient: all that its terms compare, in groups of which some tensor must have one.
+
+    Terms on maps of the neck or inside the heads move these maps, whatever else they read, and terms on distributions
+    move these; the others move the answers. A region may leave out the cells of a whole level.
+    """
+    uses = [loss.uses for loss in recipe.terms.values() if not loss.uses & {"feats", "towers"}]
+    moved = frozenset().union(*(one & {"dist"} or one for one in uses))
+    found = [(getattr(head, n),) for head in student.heads.values() for n, use in FIELDS.items() if use in moved]
+    found += [(x,) for x in student.feats] if "feats" in recipe.uses else []
+    towers = student.towers.values() if "towers" in recipe.uses else ()
+    return [*found, *(maps for part in towers for maps in part)]
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
@@ -48,8 +62,16 @@ def recipe(request) -> Recipe:
 
 
 def views(images: int = 2, classes: int = 5, dtype: torch.dtype = torch.float32):
-    options = {"images": images, "classes": classes, "dtype": dtype, "bins": 4, "feats": True}
+    options = {"images": images, "classes": classes, "dtype": dtype, "bins": 4, "feats": True, "towers": True}
     return make_view(1, grad=True, **options), make_view(2, grad=True, **options)
+
+
+def wide(view):
+    """The same numbers in float32, without a graph."""
+    heads = {n: h._replace(**{k: x.detach().float() for k, x in h._asdict().items() if x is not None}) for n, h in view.heads.items()}  # fmt: skip
+    towers = {n: Towers(*(tuple(x.detach().float() for x in maps) for maps in part)) for n, part in view.towers.items()}
+    feats = tuple(x.detach().float() for x in view.feats)
+    return view._replace(heads=heads, strides=view.strides.float(), feats=feats, towers=towers)
 
 
 def labels(images: int = 2, classes: int = 5, share: float = 0.2):
@@ -82,8 +104,9 @@ def test_scalar_finite_nonnegative_and_backward(recipe, images, classes, share):
         return
     assert total > 0
     total.backward()
-    gradients = [x.grad for x in learnt(recipe, student)]
-    assert all(grad is not None and grad.isfinite().all() and grad.abs().sum() > 0 for grad in gradients)
+    for group in learnt(recipe, student):
+        assert all(x.grad is not None and x.grad.isfinite().all() for x in group)
+        assert any(x.grad.abs().sum() > 0 for x in group)
     assert all(x.grad is None for x in leaves(teacher))
 
 
@@ -100,14 +123,12 @@ def test_half_precision_is_finite_and_close(recipe, dtype):
     student, teacher = views(dtype=dtype)
     total, items = call(recipe, student, teacher, labels())
     assert total.dtype == torch.float32
-    wide = [view._replace(heads={n: type(h)(*(None if x is None else x.detach().float() for x in h)) for n, h in view.heads.items()},
-                          strides=view.strides.float(), feats=tuple(x.detach().float() for x in view.feats)) for view in (student, teacher)]  # fmt: skip
-    _, expected = call(recipe, *wide, labels())
+    _, expected = call(recipe, wide(student), wide(teacher), labels())
     for name, value in items.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-2, atol=1e-4)
     if total.requires_grad:
         total.backward()
-        assert all(x.grad.isfinite().all() for x in learnt(recipe, student))
+        assert all(x.grad.isfinite().all() for group in learnt(recipe, student) for x in group)
 
 
 def test_autocast_changes_nothing(recipe):
@@ -122,7 +143,7 @@ def test_order_of_anchors_and_batch_size(recipe):
     student, teacher = views()
     total, _ = call(recipe, student, teacher, labels())
     order, twice = torch.randperm(ANCHORS), torch.tensor([0, 1, 0, 1])
-    if "feats" not in recipe.uses:  # the cells of a map have their order
+    if not recipe.uses & {"feats", "towers"}:  # the cells of a map have their order
         moved = {branch: type(label)(*(x[:, order] for x in label[:3])) for branch, label in labels().items()}
         again, _ = call(recipe, pick(student, anchors=order), pick(teacher, anchors=order), moved)
         torch.testing.assert_close(again, total)

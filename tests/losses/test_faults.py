@@ -100,7 +100,7 @@ def test_teacher_statistics_and_values_are_left_alone():
     after = [x for head in teacher.heads.values() for x in head if x is not None]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert not list(recipe.parameters())
-    assert not list(recipe.buffers())
+    assert not list(recipe.terms.buffers())
 
 
 def test_one_image_and_one_anchor_are_enough():

@@ -41,7 +41,7 @@ def make_view(
     for name in heads:
         logits = (random(images, ANCHORS, classes) * 2).requires_grad_(grad)
         distances = (random(images, ANCHORS, 4).abs() + 0.3).requires_grad_(grad)
-        dist = random(images, ANCHORS, 4, bins) if bins else None
+        dist = random(images, ANCHORS, 4, bins).requires_grad_(grad) if bins else None
         outputs[name] = HeadOutput(logits, distances_to_boxes(distances, points, strides), distances, dist)
     maps = tuple(random(images, 4, h, w).requires_grad_(grad) for h, w in SHAPES) if feats else None
     view = View(outputs, points, strides, IMGSZ, maps)
@@ -61,7 +61,8 @@ def make_finish(classes: int, channels: int = 4) -> Callable[[str, Towers], Head
         generator = torch.Generator().manual_seed(BOTH.index(branch))  # type: ignore[arg-type]
         to_logits, to_sides = (torch.randn(k, channels, generator=generator) for k in (classes, 4))
         maps = tuple(torch.cat([x.flatten(2) for x in part], -1).transpose(1, 2) for part in towers)
-        logits, sides = (widen(x) @ w.T.to(widen(x)) for x, w in zip(maps, (to_logits, to_sides), strict=True))
+        with torch.autocast("cpu", enabled=False):  # the precision of a teacher's layers is not what is tested
+            logits, sides = (widen(x) @ w.T.to(widen(x)) for x, w in zip(maps, (to_logits, to_sides), strict=True))
         distances = sides.exp()
         points, strides = anchor_points([x.shape[2:] for x in towers.classes], STRIDES, like=distances[0])
         return HeadOutput(logits, distances_to_boxes(distances, points, strides), distances)

@@ -1,0 +1,215 @@
+"""One look of `detkd doctor` at a configuration."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from detkd.data.records import DataSpec
+from detkd.errors import DetkdError
+from detkd.progress import stages
+from detkd.tasks import doctor_checks as checks
+from detkd.tasks import doctor_steps as steps
+from detkd.tasks.common import split_of
+from detkd.tasks.doctor_checks import Finding
+from detkd.tasks.teachers import teacher_members, teacher_sizes, teacher_source
+from detkd.tasks.train import make_plan
+
+__all__ = ["Visit"]
+
+_BATCHES = 4
+"""Batches on which gradients are measured, as a calibration does."""
+_REPEATS = 5
+"""Steps of each kind that are timed."""
+_LOOKED_AT = 4
+"""Images on which training and run time are compared."""
+
+_REHEARSED = ("levels and heads", "preprocessing", "gradients", "share of the gradient", "one batch", "time", "memory",
+              "disk")  # fmt: skip
+
+Report = Callable[[str, int, int], None]
+
+
+class Visit:
+    """One look at a configuration; a check that fails becomes a finding, and the others go on.
+
+    Attributes:
+        findings: What was found so far.
+    """
+
+    def __init__(self, config: Mapping[str, Any], spec: DataSpec, folder: Path) -> None:
+        self.config = dict(config)
+        self.spec = spec
+        self.folder = folder
+        self.findings: list[Finding] = []
+        self._live = True
+        self._teacher: dict[str, Any] | None = None
+        self._student: dict[str, Any] | None = None
+
+    def run(self) -> None:
+        """Do all checks."""
+        self._live = self._is_network()
+        recipe = self._try("recipe", lambda: self._note_first(steps.check_recipe(self.config)))
+        loaded = self._try("classes", lambda: checks.load_members(self.config, self.spec.names)) if self._live else None
+        self._try("teacher", self._accuracy_of_teacher)
+        self._try("student", self._accuracy_of_student)
+        if self._teacher is not None:
+            self._add(checks.check_gap(self._teacher, self._student))
+        if loaded is None:
+            self._skip("classes", "resolution")
+        else:
+            self._add(checks.check_classes(loaded, self.spec.names))
+            self._try("resolution", lambda: self._add(checks.check_resolution(loaded, self.config)))
+        if recipe is not None and loaded is not None:
+            with stages() as report:
+                self._try("set-up", lambda: self._rehearse(recipe, loaded, report))
+        self._skip(*_REHEARSED)
+
+    def _is_network(self) -> bool:
+        """Return whether the teacher can be asked in training; a cache of objects takes any that answers."""
+        from detkd.models.weights import is_rtdetr, load_detector
+
+        if (self.config.get("cache") or {}).get("kind") != "instances":
+            return True
+        path = teacher_members(self.config["teacher"])[0].path
+        if path.endswith((".json", ".onnx", "_openvino_model")):
+            return False
+        try:
+            return not is_rtdetr(load_detector(path, key="teacher", rtdetr=True))
+        except DetkdError:  # said below, where it belongs
+            return True
+
+    def _accuracy_of_teacher(self) -> None:
+        from detkd.models.weights import resolve
+
+        val = split_of(self.spec, "val", "test", key="data")
+        dataset = checks.few_images(val, self.config["images"])
+        members = teacher_members(self.config["teacher"])
+        for number, member in enumerate(members):
+            if member.path.endswith(".json"):
+                self._add(Finding("teacher", "skipped", f"{Path(member.path).name} holds answers, not a network"))
+                continue
+            path = str(resolve(member.path, key="teacher"))
+            size = int(member.imgsz or self.config["imgsz"])
+            found = checks.accuracy(path, dataset, self.config, size, member.class_map)
+            self._add(checks.check_teacher({**found, "split": val.split}, Path(path).name))
+            if number == 0:
+                self._teacher = found
+
+    def _accuracy_of_student(self) -> None:
+        path = str(self.config["student"]["path"])
+        if not path.endswith((".yaml", ".yml")):
+            from detkd.models.weights import resolve
+
+            file = resolve(path, key="student")
+            if file.suffix == ".pt":
+                dataset = checks.few_images(split_of(self.spec, "val", "test", key="data"), self.config["images"])
+                self._student = checks.accuracy(str(file), dataset, self.config, int(self.config["imgsz"]))
+        self._add(checks.check_student(self._student, self.config))
+
+    def _rehearse(self, recipe: Any, loaded: list[Any], report: Report) -> None:
+        """Set the run up as its trainer would, and do what needs a network in training."""
+        from detkd.models.weights import detect_head
+        from detkd.training.plan import Distillation
+        from detkd.training.rehearsal import Rehearsal, clean_views
+
+        imgsz, load = teacher_sizes(self.config)
+        config = {**self.config, "load_imgsz": load}
+        scratch = self.folder / "rehearsal"
+        report("set-up", 0, 1)
+        distillation = Distillation(source=teacher_source(config), recipe=lambda: recipe, imgsz=imgsz)
+        plan = make_plan(config, config["student"], self.spec, scratch, distillation=distillation)
+        try:
+            rehearsal = Rehearsal.of(plan)
+            report("set-up", 1, 1)
+            student: Any = detect_head(rehearsal.model.student_model, key="student", source="the student")
+            member, teacher = loaded[0]
+            self._add(checks.check_levels(student, teacher.head, config, recipe))
+            val = plan.val.records
+            numbers = [count * len(val) // _LOOKED_AT for count in range(min(_LOOKED_AT, len(val)))]
+            views = clean_views(plan, numbers, stride=int(student.stride.max()))
+            files = [val[number].path for number in numbers]
+            path = str(member.path)
+            self._try("preprocessing", lambda: self._add(checks.check_preprocessing(path, teacher, views, files)))
+            self._steps(rehearsal, recipe, report)
+            self._try("memory", lambda: self._add(steps.check_memory(*rehearsal.memory(), _limit(rehearsal.trainer))))
+            count = sum(part.numel() for part in rehearsal.model.parameters())
+            self._try("disk", lambda: self._add(steps.check_disk(config, self.spec, count, self.folder)))
+            rehearsal.close()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _steps(self, rehearsal: Any, recipe: Any, report: Report) -> None:
+        """Measure gradients, overfit one batch, and time steps."""
+        from detkd.training.rehearsal import full_strength
+
+        batches = rehearsal.batches(_BATCHES)
+        columns = [name for name in rehearsal.model.kd_names if name != "kd"]
+
+        def gradients() -> None:
+            pulls = rehearsal.pulls(batches)
+            self._add(steps.check_gradients(pulls, columns))
+            self._add(steps.check_share(pulls, recipe, recipe.schedule(full_strength(recipe))))
+
+        def overfit() -> None:
+            count, most = self.config["steps"], self.config["seconds"]
+
+            def told(label: str) -> Callable[[int], None]:
+                return lambda done: report(label, done, count)
+
+            curves = rehearsal.overfit(batches[0], count, seconds=most, report=told("one batch"))
+            alone = {}
+            if held := steps.stubborn(curves):
+                names = {column.removeprefix("kd_").removesuffix("_o2o") for column in held}
+                only = [name for name in recipe.terms if name in names]
+                alone = rehearsal.overfit(batches[0], count, only=only, seconds=most, report=told("terms alone"))
+            self._add(steps.check_overfit(curves, alone))
+
+        def clock() -> None:
+            times = rehearsal.times(batches[0], _REPEATS, report=lambda done: report("step times", done, _REPEATS + 1))
+            self._add(steps.check_time(times, self.config))
+
+        for name, call in (("gradients", gradients), ("one batch", overfit), ("time", clock)):
+            self._try(name, call)
+
+    def _add(self, finding: Finding) -> None:
+        self.findings.append(finding)
+
+    def _note_first(self, pair: tuple[Finding, Any]) -> Any:
+        self._add(pair[0])
+        return pair[1]
+
+    def _skip(self, *names: str) -> None:
+        why = "needs what failed above" if self._live else "the teacher is no network of the student's kind"
+        done = {finding.check for finding in self.findings}
+        for name in names:
+            if name not in done:
+                self._add(Finding(name, "skipped", why))
+
+    def _try(self, check: str, call: Callable[[], Any]) -> Any:
+        """Return what a call returns; a mistake of the user or too little memory becomes a finding."""
+        try:
+            return call()
+        except DetkdError as err:
+            text, _, advice = str(err).partition("; ")
+            self._add(Finding(check, "problem", text, advice))
+        except Exception as err:
+            if type(err).__name__ != "OutOfMemoryError":
+                raise
+            self._add(Finding(check, "problem", "the device ran out of memory", "use a smaller batch= or imgsz="))
+        return None
+
+
+def _limit(trainer: Any) -> float | None:
+    """Return the bytes of memory there are on the trainer's device, None where the system does not say."""
+    if trainer.device.type == "cuda":
+        import torch
+
+        return float(torch.cuda.get_device_properties(trainer.device).total_memory)
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return None
