@@ -113,7 +113,7 @@ def summary(result: DoctorResult) -> str:
     """Return the last line."""
     count = {name: sum(one.verdict == name for one in result.findings) for name in _STYLES}
     if result.verdict == "problem":
-        return f"{count['problem']} problems and {count['warning']} warnings: mend the problems before you train"
+        return f"problems: {count['problem']}, warnings: {count['warning']}; mend the problems before you train"
     if result.verdict == "warning":
-        return f"no problem, {count['warning']} warnings: read them, then train"
+        return f"problems: 0, warnings: {count['warning']}; read them, then train"
     return "nothing stands in the way of this run"

@@ -45,7 +45,7 @@ _SURE = 0.25
 """Score from which a box must be the same in both pipelines."""
 _SAME_BOX = 0.9
 """IoU from which two boxes are the same; the two round the size of an image differently, by up to a pixel."""
-_RESIZED = 1.5
+_RESIZED = 1.7
 """A teacher asked at a size this many times off that of its training sees objects of other sizes than it learned."""
 
 
@@ -162,7 +162,7 @@ def check_classes(members: Sequence[tuple[Member, LiveTeacher]], names: Sequence
     shown = [f"{name} = {' + '.join(dict.fromkeys(sources))}" for name, sources in known.items() if sources]
     text = "; ".join(shown[:12]) + (f"; and {len(shown) - 12} more" if len(shown) > 12 else "")
     if unused:
-        text += f"; {unused} classes of the teacher are not in the data"
+        text += f"; {unused} classes of the teacher are not used"
     facts = {"map": known, "unknown": missing, "unused": unused}
     if missing:
         return Finding(

@@ -29,10 +29,10 @@ __all__ = [
     "stubborn",
 ]
 
-_LOSS_FALLS = 0.8
+_OVERFIT = 0.8
 """One batch overfits when the loss ends below this share of its start."""
-_TERM_FALLS = 0.95
-"""A term falls when it ends below this share of its start."""
+_FALLS = 0.95
+"""A number falls when it ends below this share of its start."""
 _LOUD = 10.0
 """Share of the gradient above which distillation drowns the labels."""
 _FAINT = 0.01
@@ -135,7 +135,7 @@ def stubborn(curves: Mapping[str, Curve]) -> list[str]:
     return [
         name
         for name, curve in curves.items()
-        if name not in ("loss", "kd") and curve.start > 0 and not curve.ratio < _TERM_FALLS
+        if name not in ("loss", "kd") and curve.start > 0 and not curve.ratio < _FALLS
     ]
 
 
@@ -152,8 +152,8 @@ def check_overfit(curves: Mapping[str, Curve], alone: Mapping[str, Curve]) -> Fi
     lines = [f"{name} {curve.start:.3g} to {curve.end:.3g}" for name, curve in curves.items() if name != "kd"]
     text = f"{count} steps: {', '.join(lines)}"
     held = stubborn(curves)
-    broken = [name for name in held if name not in alone or not alone[name].ratio < _TERM_FALLS]
-    if not curves["loss"].ratio < _LOSS_FALLS:
+    broken = [name for name in held if name not in alone or not alone[name].ratio < _FALLS]
+    if not curves["loss"].ratio < _FALLS:
         advice = "one batch can't be learned by heart: check labels, trainer.freeze and the weights of the terms"
         return Finding("one batch", "problem", text, advice, facts)
     if broken:
@@ -166,6 +166,9 @@ def check_overfit(curves: Mapping[str, Curve], alone: Mapping[str, Curve]) -> Fi
             "one batch", "warning", f"{text}; falls only when trained alone: {', '.join(held)}",
             "labels and teacher disagree here: look at the teacher's AP, or lower distill.alpha", facts,
         )  # fmt: skip
+    if not curves["loss"].ratio < _OVERFIT:
+        advice = f"the loss falls, but slowly; see whether it goes on with steps={max(100, 2 * count)} seconds=600"
+        return Finding("one batch", "warning", text, advice, facts)
     return Finding("one batch", "ok", text, facts=facts)
 
 

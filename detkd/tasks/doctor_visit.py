@@ -56,8 +56,10 @@ class Visit:
         loaded = self._try("classes", lambda: checks.load_members(self.config, self.spec.names)) if self._live else None
         self._try("teacher", self._accuracy_of_teacher)
         self._try("student", self._accuracy_of_student)
-        if self._teacher is not None:
+        if self._teacher is not None and any(one.check == "student" and one.verdict == "ok" for one in self.findings):
             self._add(checks.check_gap(self._teacher, self._student))
+        else:
+            self._skip("teacher above student")
         if loaded is None:
             self._skip("classes", "resolution")
         else:
@@ -195,7 +197,8 @@ class Visit:
             return call()
         except DetkdError as err:
             text, _, advice = str(err).partition("; ")
-            self._add(Finding(check, "problem", text, advice))
+            if not any(one.text == text for one in self.findings):  # one mistake, met twice
+                self._add(Finding(check, "problem", text, advice))
         except Exception as err:
             if type(err).__name__ != "OutOfMemoryError":
                 raise

@@ -116,12 +116,13 @@ class Calibrator:
                 f"{name}: has a value, but its gradient is exactly 0, so it teaches nothing; its loss detaches the "
                 "student or its layers are frozen (trainer.freeze)"
             )
-        total = sum(pull.share(group) for group in pull.groups)
-        if total > _LOUD and model.recipe.balance is None:
-            self.alarm(
-                f"kd: pulls {total:.3g} times as hard as the labels; set distill.calibrate.head=0.3, or lower "
-                "distill.lambda"
-            )
+        for group in pull.groups:
+            balance = model.recipe.balance
+            if pull.share(group) > _LOUD and (balance is None or balance.target(group) is None):
+                self.alarm(
+                    f"{group}: these terms pull {pull.share(group):.3g} times as hard as the labels; set "
+                    f"distill.calibrate={{{group}: 0.3}}, or lower their weights"
+                )
 
     def _watch(self, model: DistilledDetector, items: Mapping[str, Any] | None) -> None:
         """Count the steps in which a term is exactly 0 though it has weight; the count stays on the device."""

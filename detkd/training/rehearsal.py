@@ -32,7 +32,7 @@ from detkd.training.trainer import Trainer
 
 __all__ = ["Rehearsal", "clean_views", "full_strength"]
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
 """Of the AdamW that overfits one batch: the question is whether the loss is wired up, not whether lr0 is good."""
 
 _CLIP = 10.0
