@@ -43,6 +43,8 @@ _CLOSE = 2.0
 """A teacher this few points above its student has little to teach."""
 _SURE = 0.25
 """Score from which a box must be the same in both pipelines."""
+_OTHER_PIXELS = 0.05
+"""Mean difference of two images, of 1, that rounding does not explain."""
 _SAME_BOX = 0.9
 """IoU from which two boxes are the same; the two round the size of an image differently, by up to a pixel."""
 _RESIZED = 1.7
@@ -274,7 +276,7 @@ def check_preprocessing(
     if not total:
         advice = "the teacher sees nothing in these images; see its AP above"
         return Finding("preprocessing", "warning", f"no box above {_SURE} in {len(shown)} images", advice, facts)
-    if same < 0.9 * total:
+    if same < 0.9 * total or apart > _OTHER_PIXELS:
         advice = f"the two see other pixels (mean difference {apart:.3f} of 1); please report this with the checkpoint"
         return Finding("preprocessing", "problem" if same < 0.5 * total else "warning", text, advice, facts)
     return Finding("preprocessing", "ok", text, facts=facts)

@@ -33,6 +33,8 @@ _OVERFIT = 0.8
 """One batch overfits when the loss ends below this share of its start."""
 _FALLS = 0.95
 """A number falls when it ends below this share of its start."""
+_STUCK = 0.99
+"""A term that ends above this share even when trained alone is broken."""
 _LOUD = 10.0
 """Share of the gradient above which distillation drowns the labels."""
 _FAINT = 0.01
@@ -50,7 +52,9 @@ def check_recipe(config: Mapping[str, Any]) -> tuple[Finding, Any]:
         recipe = make_recipe(config["distill"], tuple(config.get("plugins") or ()))
     terms = ", ".join(f"{name} x {weight:g}" for name, weight in recipe.weights.items()) or "no terms"
     text = f"{terms}; alpha {recipe.alpha:g}, lambda {recipe.kd_weight:g}"
-    text += "" if recipe.balance is None else f", calibrated to a share of {recipe.balance.head} of the gradient"
+    if recipe.balance is not None:
+        shares = [f"{group} {recipe.balance.target(group)}" for group in GROUPS if recipe.balance.target(group)]
+        text += f", calibrated to shares of the gradient: {', '.join(shares)}"
     facts = {"terms": dict(recipe.weights), "alpha": recipe.alpha, "lambda": recipe.kd_weight}
     said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
     if said:
@@ -152,7 +156,7 @@ def check_overfit(curves: Mapping[str, Curve], alone: Mapping[str, Curve]) -> Fi
     lines = [f"{name} {curve.start:.3g} to {curve.end:.3g}" for name, curve in curves.items() if name != "kd"]
     text = f"{count} steps: {', '.join(lines)}"
     held = stubborn(curves)
-    broken = [name for name in held if name not in alone or not alone[name].ratio < _FALLS]
+    broken = [name for name in held if name not in alone or not alone[name].ratio < _STUCK]
     if not curves["loss"].ratio < _FALLS:
         advice = "one batch can't be learned by heart: check labels, trainer.freeze and the weights of the terms"
         return Finding("one batch", "problem", text, advice, facts)
@@ -163,7 +167,7 @@ def check_overfit(curves: Mapping[str, Curve], alone: Mapping[str, Curve]) -> Fi
         )  # fmt: skip
     if held:
         return Finding(
-            "one batch", "warning", f"{text}; falls only when trained alone: {', '.join(held)}",
+            "one batch", "warning", f"{text}; falls, if at all, only when trained alone: {', '.join(held)}",
             "labels and teacher disagree here: look at the teacher's AP, or lower distill.alpha", facts,
         )  # fmt: skip
     if not curves["loss"].ratio < _OVERFIT:

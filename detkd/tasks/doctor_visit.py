@@ -53,7 +53,9 @@ class Visit:
         """Do all checks."""
         self._live = self._is_network()
         recipe = self._try("recipe", lambda: self._note_first(steps.check_recipe(self.config)))
-        loaded = self._try("classes", lambda: checks.load_members(self.config, self.spec.names)) if self._live else None
+        loaded = None
+        if self._live:
+            loaded = self._try("teacher", lambda: checks.load_members(self.config, self.spec.names))
         self._try("teacher", self._accuracy_of_teacher)
         self._try("student", self._accuracy_of_student)
         if self._teacher is not None and any(one.check == "student" and one.verdict == "ok" for one in self.findings):
@@ -192,17 +194,21 @@ class Visit:
                 self._add(Finding(name, "skipped", why))
 
     def _try(self, check: str, call: Callable[[], Any]) -> Any:
-        """Return what a call returns; a mistake of the user or too little memory becomes a finding."""
+        """Return what a call returns; what would stop the run becomes a finding."""
         try:
             return call()
         except DetkdError as err:
             text, _, advice = str(err).partition("; ")
             if not any(one.text == text for one in self.findings):  # one mistake, met twice
                 self._add(Finding(check, "problem", text, advice))
-        except Exception as err:
+        except RuntimeError as err:
+            text, advice = "the device ran out of memory", "use a smaller batch= or imgsz="
             if type(err).__name__ != "OutOfMemoryError":
-                raise
-            self._add(Finding(check, "problem", "the device ran out of memory", "use a smaller batch= or imgsz="))
+                text = next(iter(str(err).splitlines()), type(err).__name__)
+                advice = "the run would stop with this; DETKD_TRACEBACK=1 shows where"
+                if os.environ.get("DETKD_TRACEBACK"):
+                    raise
+            self._add(Finding(check, "problem", text, advice))
         return None
 
 

@@ -39,6 +39,7 @@ from filelock import FileLock, Timeout
 from detkd.errors import DetkdError
 from detkd.io import read_json, write_json
 from detkd.progress import console, out
+from detkd.tasks.teachers import teacher_sizes
 
 RESULTS = REPO / "results" / "distillation"
 PAGE = REPO / "docs" / "benchmarks" / "distillation.md"
@@ -78,6 +79,7 @@ class Queue:
         ordered = sorted(arms, key=lambda arm: arm.recipe == "control_time")
         self.items = [(name, arm, seed) for seed in seeds for name in sets for arm in ordered]
         self.failed: list[str] = []
+        self.probed: dict[tuple[str, str], float | None] = {}
 
     def place(self, name: str, label: str, seed: int) -> Path:
         """Return the folder of a run."""
@@ -125,6 +127,7 @@ class Queue:
         file = self.folder / name / "initial" / f"s{seed}-{student_name(start)}.pt"
         file.parent.mkdir(parents=True, exist_ok=True)
         initial = make_initial(start, file)
+        config["load_imgsz"] = teacher_sizes(start)[1]  # of all arms, whatever their own teacher sees
         if self.threads:
             config["threads"] = self.threads
         return {
@@ -230,14 +233,11 @@ class Queue:
         write_json(file, without_paths(record))
 
     def check(self, record: dict[str, Any]) -> None:
-        """Compare what has to be equal for all arms of a set and seed with the control.
-
-        Raises:
-            SystemExit: If an arm did not start or see what the control did.
-        """
+        """Note a failure where a run did not start or see what its control did; no comparison will take it in."""
         control = self.record(record["set"], "control", record["seed"])
         if control is not None and (problem := tables.mismatch(control, record)):
-            raise SystemExit(f"{record['set']} {record['arm']} seed {record['seed']}: {problem}; it can't be compared")
+            self.failed.append(f"{record['set']} {record['arm']} seed {record['seed']}: {problem}; not compared")
+            console.print(f"[red]{self.failed[-1]}[/red]")
 
     def check_controls(self) -> None:
         """Refuse to train beside controls that were made with other settings than would be asked for now.
@@ -285,12 +285,14 @@ class Queue:
         """Return the seconds of a run from a few measured steps, None where that is not possible."""
         from distillation_steps import probe_seconds
 
-        try:
-            job = self.job(name, arm if arm.recipe != "control_time" else Arm("control", "control"), seed)
-            return None if job is None else probe_seconds(job)
-        except DetkdError as err:
-            console.print(f"[yellow]{name} {arm.label}: {err}[/yellow]", markup=True)
-            return None
+        if (name, arm.label) not in self.probed:
+            self.probed[name, arm.label] = None
+            try:
+                job = self.job(name, arm if arm.recipe != "control_time" else Arm("control", "control"), seed)
+                self.probed[name, arm.label] = None if job is None else probe_seconds(job)
+            except DetkdError as err:
+                console.print(f"{name} {arm.label}: {err}", style="yellow", markup=False)
+        return self.probed[name, arm.label]
 
 
 def student_name(config: Mapping[str, Any]) -> str:
@@ -316,10 +318,18 @@ def changed(old: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
     for config in (before, now):
         for key in NO_MATTER + (NOT_FOR_CONTROLS if job["plain"] else ()):
             config.pop(key, None)
+    if job["plain"]:  # it has no cache, yet shows the same views
+        before["views"], now["views"] = (shown_views(one["config"]) for one in (old, job))
     keys = differences(before, now)
     if old.get("initial_hash") not in (None, job["initial_hash"]):
         keys.append("the initial weights")
     return keys
+
+
+def shown_views(config: Mapping[str, Any]) -> list[Any] | None:
+    """Return how many views of which seed a run shows, None where every epoch has new ones."""
+    node = config.get("cache") or {}
+    return [node.get("views"), node.get("seed")] if node.get("kind") == "views" else None
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -334,14 +344,22 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
     return found
 
 
+def training_lock(folder: Path) -> FileLock:
+    """Return the lock that the process of a training holds itself: it may outlive the one that started it."""
+    return FileLock(folder.parent / f".{folder.name}.training.lock")
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a run folder; yields False where another process has it."""
+    """Hold the lock of a run folder; yields False where another process has it, or a training whose caller died."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    lock, training = FileLock(folder.parent / f".{folder.name}.lock"), training_lock(folder)
     try:
         lock.acquire(timeout=0)
+        training.acquire(timeout=0)
+        training.release()
     except Timeout:
+        lock.release()
         yield False
         return
     try:
@@ -388,7 +406,8 @@ def main() -> int:
     if given.job is not None:
         from distillation_run import run_job
 
-        run_job(given.job)
+        with training_lock(given.job.resolve()):
+            run_job(given.job)
         return 0
     if given.table:
         summary = tables.summarise(given.results)

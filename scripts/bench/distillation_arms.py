@@ -74,6 +74,7 @@ PRESETS: dict[str, Preset] = {
         teacher="runs/cctv_teacher",
         words=("imgsz=160", "load_imgsz=320", "epochs=12", "trainer.lr0=0.0008", "trainer.warmup_epochs=0.5"),
         distilled=("teacher.imgsz=320", "cache=views", "cache.views=12", "cache.check=0"),
+        group_by="camera",
     ),
     "cctv_sliced": Preset(
         data=CCTV,
@@ -81,6 +82,7 @@ PRESETS: dict[str, Preset] = {
         teacher="runs/cctv_teacher",
         words=("imgsz=256", "load_imgsz=512", "epochs=60", "trainer.lr0=0.002", "trainer.warmup_epochs=1.0"),
         distilled=("teacher.imgsz=512",),
+        group_by="camera",
     ),
     "bccd": Preset(
         data=BCCD,

@@ -28,12 +28,15 @@ AGAINST = ("control", "ultralytics", "control_time")
 
 
 EQUAL = ("initial_hash", "batch_hash", "labels_hash")
-"""What has to be equal for all arms of a set and seed; the number of steps too, but for `control_time`."""
+"""What has to be equal for all arms of a set and seed; the number of steps too, unless an arm asks for another."""
 
 
 def mismatch(control: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
     """Return what differs between two arms that has to be equal, None where nothing does."""
-    keys = [*EQUAL, *(() if "control_time" in (record["recipe"], control["recipe"]) else ("steps",))]
+    longer = record["recipe"] == "control_time" or any(
+        word.startswith("epochs=") for word in record.get("arm_words") or ()
+    )
+    keys = [*EQUAL, *(() if longer else ("steps",))]
     wrong = [f"{key} is {record[key]}, the control's {control[key]}" for key in keys if record[key] != control[key]]
     return "; ".join(wrong) or None
 
@@ -291,6 +294,8 @@ def facts(methods: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
     with_teacher = [r for m in methods.values() for r in m.values() if r.get("teacher")]
     student = config["student"]
     made = f"`{student['path']}`" + (f", cut from `{student['slice']}`" if student.get("slice") else "")
+    if scale := student.get("scale"):
+        made += f" of width {scale['width']:g} and depth {scale['depth']:g}"
     lines = [
         f"Student {made} at {config['imgsz']} pixels, batch {config['batch']}; "
         f"{some['pooled']['images']} images of {some['pooled']['split']}.",
@@ -313,8 +318,8 @@ def facts(methods: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
         lines.append(f"`control_time` trains {one['epochs']} epochs, as long as `{one.get('time_of')}` takes.")
     versions = machine["versions"]
     lines.append(
-        f"{machine['cpu']}, {some['threads']} threads; torch {versions['torch']}, Ultralytics "
-        f"{versions['ultralytics']}, detkd {str(machine['commit'])[:12]}."
+        f"{machine['cpu']}, {some['threads']} thread{'s' * (some['threads'] != 1)}; torch {versions['torch']}, "
+        f"Ultralytics {versions['ultralytics']}, detkd {str(machine['commit'])[:12]}."
     )
     return lines
 
@@ -341,7 +346,8 @@ result. Numbers are means over the seeds, in COCO points on val and test togethe
 images, with 95 % intervals; a single seed says nothing about other seeds, so its interval is too short.
 
 Columns: `gain` is over the control; `control_time` is a control that trains as long as one of the methods, with a
-schedule of its own. `false alarms` are those per image at the threshold where a method finds as
-much as the control does at its best F1. `minutes` are of training, `GB` the peak memory of its process, `step` the wall
-time of a training step over that of Ultralytics' own distillation with teacher, student and batch the same.
+schedule of its own. `false alarms` are those per image at the threshold where a method finds as much as the control
+does at its best F1. `minutes` are of training, `GB` the peak memory of its process, `step` the wall time of a training
+step with a live teacher, at the student's resolution, over that of Ultralytics' own distillation with the same teacher,
+student and batch.
 """

@@ -121,6 +121,8 @@ def test_other_verbs(calls: Calls) -> None:
         (["cache", "build", "teacher=t", "student=s"], "detkd cache: data: missing; e.g. detkd cache build teacher="),
         (["cache", "info", "a", "b"], "detkd cache: b: not of the form key=value"),
         ([*TRAIN, "unlabelled.labels=hard"], "detkd train: unlabelled.labels: the choice made for unlabelled has no such key; "),
+        (["doctor", "teacher=t", "student=s"], "detkd doctor: data: missing; e.g. detkd doctor teacher="),
+        (["doctor", "teacher=t", "student=s", "data=d", "stpes=3"], "detkd doctor: stpes: no such key; did you mean steps?"),
         (["pseudolabel", "teacher=t", "data=d"], "detkd pseudolabel: source: missing; e.g. detkd pseudolabel teacher="),
         (["pseudolabel", "teacher=t", "data=d", "source=s", "stage=colect"], "got colect; did you mean collect?"),
         (["trian"], "detkd: trian: no such verb; did you mean train?"),
@@ -213,6 +215,14 @@ def test_condition_of_compare_sets_the_exit_status(calls: Calls) -> None:
     assert cli.main(typed) == cli.CONDITION_MET
     calls.answer = types.SimpleNamespace(failed=False)
     assert cli.main(typed) == 0
+
+
+def test_problems_of_doctor_set_the_exit_status(calls: Calls) -> None:
+    typed = ["doctor", "teacher=t.pt", "student=s.pt", "data=toy", "distill.alpha=0.3"]
+    for status in (0, 1):
+        calls.answer = types.SimpleNamespace(status=status)
+        assert cli.main(typed) == status
+    assert calls[0][1]["distill"]["alpha"] == 0.3
 
 
 def test_the_job_sees_what_was_typed(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +364,7 @@ def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--cfg job" in text
     assert all(len(line) <= 120 for line in text.splitlines())
     reports = [line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  report.")]
-    shown = "report" in paths.verb_groups(verb) and verb != "cache"
+    shown = "report" in paths.verb_groups(verb) and verb not in {"cache", "doctor"}
     assert reports == (paths.preset_keys("report", "default") if shown else [])
     stored = {line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  cache.")}
     known = {*paths.preset_keys("cache", "views"), *paths.preset_keys("cache", "instances")}

@@ -22,6 +22,7 @@ CONF = paths.config_folder()
 NEEDED = {
     "train": ["model=a.pt", "data=d"],
     "distill": ["teacher=t.pt", "student=s.pt", "data=d"],
+    "doctor": ["teacher=t.pt", "student=s.pt", "data=d"],
     "evaluate": ["model=a.pt", "data=d"],
     "compare": ["before=a", "after=b"],
     "watch": ["run=r"],
@@ -107,6 +108,9 @@ def test_shared_keys_are_the_same_everywhere() -> None:
     assert set(lines["distill"]) - set(lines["cache"]) == {"resume"}
     for key in set(lines["distill"]) & set(lines["cache"]) - {"checkpoint", "control", "pictures", "out", "name"}:
         assert key == "dry_run" or lines["cache"][key] == lines["distill"][key], key
+    assert set(lines["distill"]) - set(lines["doctor"]) == {"resume"}
+    for key in set(lines["distill"]) & set(lines["doctor"]) - {"checkpoint", "dry_run", "pictures"}:
+        assert lines["doctor"][key] == lines["distill"][key], key
     for one in ("evaluate", "compare"):
         for other in ("export", "predict"):
             # compare leaves them open: run folders bring detections made with values of their own
@@ -146,6 +150,13 @@ def test_cache_takes_the_overlays_of_distill() -> None:
             key: value for key, value in trained.items() if key in built and key != "dry_run"
         }
         assert (built["cache"]["k"], built["cache"]["classes"]) == ("all", 4)
+
+
+def test_doctor_takes_the_words_of_distill() -> None:
+    for words in (["experiment=cctv_half", "teacher=t.pt", "distill=classic"], [*NEEDED["distill"], "cache=views"]):
+        looked, trained = compose("doctor", words), compose("distill", words)
+        assert looked.items() >= {key: value for key, value in trained.items() if key != "resume"}.items()
+    assert (looked["images"], looked["steps"], looked["seconds"], looked["json"]) == (200, 40, 60, False)
 
 
 def test_words_of_cache() -> None:

@@ -1,0 +1,331 @@
+"""`detkd doctor`: each verdict from hand-made numbers, and one look at a real pair."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import detkd.environment
+
+import pytest
+import torch
+
+from detkd import api
+from detkd.config import compose
+from detkd.data.records import DetectionSet
+from detkd.errors import ConfigError
+from detkd.losses.base import DistillLoss
+from detkd.losses.binary import BinaryLogits
+from detkd.losses.recipe import Recipe
+from detkd.models.pull import Pull
+from detkd.models.teacher import LiveTeacher
+from detkd.tasks import doctor_checks as checks
+from detkd.tasks import doctor_steps as steps
+from detkd.tasks.doctor import DoctorResult, Finding, report_table, summary
+from detkd.tasks.teachers import Member
+from detkd.training.rehearsal import full_strength
+from detkd.training.step_times import Curve, StepTimes
+from tests.inference.tiny import NAMES, picture, save, tiny_model
+
+
+def recipe(**keys: Any) -> Recipe:
+    return Recipe.from_parts({"cls": {"loss": BinaryLogits()}}, **keys)
+
+
+def pull(task: float, head: float, **parts: float) -> Pull:
+    return Pull(task, {"head": head}, parts, dict.fromkeys(parts, 1.0))
+
+
+def curve(*values: float) -> Curve:
+    return Curve(values)
+
+
+def test_the_worst_finding_decides(tmp_path: Path) -> None:
+    def result(*verdicts: Any) -> DoctorResult:
+        return DoctorResult(tmp_path, tuple(Finding(f"check {v}", v, "text [x]", "do it") for v in verdicts))
+
+    assert (result("ok", "skipped").verdict, result("ok").status) == ("ok", 0)
+    assert (result("ok", "warning").verdict, result("warning").status) == ("warning", 0)
+    assert (result("warning", "problem").verdict, result("problem", "ok").status) == ("problem", 1)
+    assert result("ok", "problem").finding("check problem").advice == "do it"
+    with pytest.raises(KeyError):
+        result("ok").finding("nothing")
+    assert report_table(result("ok", "warning")).row_count == 2
+    assert summary(result("ok")) == "nothing stands in the way of this run"
+    assert summary(result("warning", "ok")).startswith("problems: 0, warnings: 1;")
+    assert summary(result("warning", "problem")).startswith("problems: 1, warnings: 1;")
+
+
+@pytest.mark.parametrize(
+    ("ap", "verdict"), [(None, "problem"), (0.0, "problem"), (0.9, "problem"), (1.1, "ok"), (50.0, "ok")]
+)
+def test_a_teacher_must_know_the_data(ap: float | None, verdict: str) -> None:
+    found = checks.check_teacher({"AP": ap, "AP50": ap, "images": 7, "imgsz": 64, "split": "val"}, "t.pt")
+    assert found.verdict == verdict
+    assert "on 7 images of val at 64 pixels" in found.text
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "verdict"),
+    [(40.0, 41.0, "problem"), (40.0, 39.0, "warning"), (40.0, 38.0, "ok"), (40.0, None, "ok")],
+)
+def test_a_teacher_must_be_better_than_its_student(teacher: float, student: float | None, verdict: str) -> None:
+    other = None if student is None else {"AP": student}
+    assert checks.check_gap({"AP": teacher}, other).verdict == verdict
+
+
+def test_initial_weights_are_named() -> None:
+    def text(found: Any = None, **node: Any) -> str:
+        return checks.check_student(found, {"student": {"path": "a/yolo26.yaml", **node}}).text
+
+    assert text() == "yolo26.yaml: initial weights are random, no weights"
+    assert text(slice="x/yolo26n.pt") == "yolo26.yaml: initial weights are cut out of yolo26n.pt"
+    assert text({"AP": 12.34}) == "yolo26.yaml: 12.3 AP before training"
+
+
+def test_few_images_are_spread_over_the_split() -> None:
+    records: Any = tuple(range(10))
+    dataset = DetectionSet("val", ("a",), (1,), records)
+    assert checks.few_images(dataset, 10) is dataset
+    assert checks.few_images(dataset, 4).records == (0, 2, 5, 7)
+
+
+def test_classes_are_listed_and_unknown_ones_named() -> None:
+    one = LiveTeacher(tiny_model(), ("person", "car", "dog"), {"truck": "car"})
+    found = checks.check_classes([(Member("a.pt"), one)], ("person", "car", "dog"))
+    assert found.verdict == "warning"
+    assert found.text == (
+        "person = person; car = car + truck; 1 classes of the teacher are not used; not known to the teacher: dog"
+    )
+    assert found.facts["unknown"] == ["dog"]
+    other = LiveTeacher(tiny_model(names=("dog",)), ("person", "car", "dog"))
+    assert (
+        checks.check_classes([(Member("a.pt"), one), (Member("b.pt"), other)], ("person", "car", "dog")).verdict == "ok"
+    )
+
+
+def test_heads_without_a_teacher_are_named() -> None:
+    student, nms = tiny_model().model[-1], tiny_model("yolov8n.yaml").model[-1]
+    node: dict[str, Any] = {"teacher": {"nms_conf": None}}
+    assert checks.check_levels(student, student, node, recipe()).verdict == "ok"
+    found = checks.check_levels(student, nms, node, recipe())
+    assert found.verdict == "warning"
+    assert "teacher.nms_conf=0.05" in found.advice
+    assert found.facts["student"]["strides"] == [8, 16, 32]
+    assert found.facts["teacher"]["heads"] == ["one2many"]
+    assert (
+        "taught by the teacher's objects"
+        in checks.check_levels(student, nms, {"teacher": {"nms_conf": 0.05}}, recipe()).text
+    )
+    assert checks.check_levels(student, nms, node, recipe(heads={"one2one": 0})).verdict == "ok"
+    assert checks.check_levels(nms, student, node, recipe()).verdict == "ok"
+
+
+def test_the_size_of_the_teachers_training_matters(tmp_path: Path) -> None:
+    model: Any = tiny_model()
+    model.args = {"imgsz": 64}
+    path = save(model, tmp_path / "t.pt")
+    for asked, verdict in ((64, "ok"), (96, "ok"), (128, "warning"), (32, "warning")):
+        found = checks.check_resolution([(Member(str(path), imgsz=asked), None)], {"imgsz": 64})  # type: ignore[list-item]
+        assert found.verdict == verdict, asked
+        assert f"t.pt was trained at 64 pixels and is asked at {asked}" in found.text
+
+
+def test_other_pixels_are_noticed(tmp_path: Path) -> None:
+    import cv2
+
+    model = tiny_model()
+    for branch in model.model[-1].cv3:  # type: ignore[union-attr, operator]
+        branch[-1].bias.data.fill_(0.0)  # scores around 0.5
+    path = save(model, tmp_path / "t.pt")
+    file = tmp_path / "a.png"
+    cv2.imwrite(str(file), picture(64, 64))
+    right = torch.from_numpy(cv2.imread(str(file))[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
+    teacher = LiveTeacher.load(str(path), NAMES)
+    found = checks.check_preprocessing(str(path), teacher, [{"img": right}], [file])
+    assert (found.verdict, found.facts["pixels"]) == ("ok", 0.0)
+    assert found.facts["same"] == found.facts["boxes"] > 0
+    wrong = checks.check_preprocessing(str(path), teacher, [{"img": (right * 255).clamp(max=1)}], [file])
+    assert wrong.verdict == "warning"
+    assert wrong.facts["pixels"] > 0.1
+
+
+def test_warnings_of_losses_and_idle_recipes_are_passed_on() -> None:
+    def look(*words: str) -> Finding:
+        typed = ["teacher=t.pt", "student=s.pt", "data=toy", *words]
+        return steps.check_recipe(compose("doctor", typed))[0]
+
+    assert look("distill.calibrate=null").verdict == "ok"
+    trap = look("distill.terms.cls.loss.temperature=2")
+    assert trap.verdict == "warning"
+    assert "background regression" in trap.advice
+    assert look("distill.lambda=0").verdict == "warning"
+    assert look("distill=none").verdict == "warning"
+    with pytest.raises(ConfigError, match="gamma: must be >= 0, got -1"):
+        look("distill.terms.cls.loss.gamma=-1")
+
+
+def test_dead_and_silent_terms_are_problems() -> None:
+    columns = ["kd_cls", "kd_box"]
+    fine = steps.check_gradients([pull(1, 1, kd_cls=0.5, kd_box=0.0), pull(1, 1, kd_cls=1.5, kd_box=2.0)], columns)
+    assert fine.verdict == "ok"  # one empty batch is no fault
+    assert fine.facts["norms"] == {"kd_cls": 1.0, "kd_box": 1.0}
+    dead = steps.check_gradients([pull(1, 1, kd_cls=0.5, kd_box=0.0)] * 2, columns)
+    assert dead.verdict == "problem"
+    assert "exactly 0 though the term is not: kd_box" in dead.text
+    silent = steps.check_gradients([Pull(1, {}, {"kd_cls": 0.0}, {"kd_cls": 0.0})] * 3, ["kd_cls"])
+    assert silent.verdict == "problem"
+    assert "exactly 0 on 3 batches: kd_cls" in silent.text
+    off = steps.check_gradients([pull(1, 1, kd_cls=0.5)], columns)
+    assert (off.verdict, off.text) == ("ok", "kd_cls 0.5; weight 0: kd_box")
+    assert steps.check_gradients([], []).verdict == "skipped"
+
+
+def test_share_and_the_factor_that_calibration_would_begin_with() -> None:
+    pulls = [pull(2.0, head) for head in (0.1, 0.2, 4.0)]  # shares 0.05, 0.1, 2; median 0.1
+    found = steps.check_share(pulls, recipe(kd_weight=2.0), 1.0)
+    assert found.facts["head"] == {"share": pytest.approx(0.1), "target": 0.3, "factor": pytest.approx(3.0)}
+    assert "as distill.lambda=6 would" in found.text
+    assert steps.check_share(pulls, recipe(), 0.5).facts["head"]["factor"] == pytest.approx(1.5)
+    assert steps.check_share([pull(1.0, 11.0)], recipe(), 1.0).verdict == "warning"
+    assert steps.check_share([pull(1.0, 0.001)], recipe(), 1.0).verdict == "warning"
+    assert steps.check_share([pull(1.0, 11.0)], recipe(calibrate={"head": 0.5}), 1.0).verdict == "ok"
+    assert steps.check_share([Pull(1.0, {}, {}, {})], recipe(), 1.0).verdict == "skipped"
+
+
+def test_a_batch_that_can_not_be_learned() -> None:
+    good = {"kd_cls": curve(1.0, 0.5, 0.3, 0.2, 0.1), "kd": curve(1.0, 0.2), "loss": curve(4.0, 2.0, 1.0, 0.6, 0.5)}
+    assert good["kd_cls"].end == pytest.approx(0.2)
+    assert good["kd_cls"].ratio == pytest.approx(0.2)
+    assert steps.stubborn(good) == []
+    assert steps.check_overfit(good, {}).verdict == "ok"
+    flat = {**good, "loss": curve(4.0, 4.0, 4.1)}
+    assert steps.check_overfit(flat, {}).verdict == "problem"
+    slow = {**good, "loss": curve(4.0, 3.6, 3.6, 3.6)}
+    assert steps.check_overfit(slow, {}).verdict == "warning"
+    stuck = {**good, "kd_cls": curve(1.0, 1.0, 1.0)}
+    assert steps.stubborn(stuck) == ["kd_cls"]
+    assert steps.check_overfit(stuck, {"kd_cls": curve(1.0, 1.0, 1.0)}).verdict == "problem"
+    assert steps.check_overfit(stuck, {"kd_cls": curve(1.0, 0.5, 0.4, 0.4)}).verdict == "warning"
+    assert steps.check_overfit({"kd": curve(0.0), "loss": curve(4.0, 1.0)}, {}).verdict == "ok"
+    assert curve(0.0, 0.0).ratio == 0.0
+    assert curve(0.0, 1.0).ratio == float("inf")
+
+
+def test_epochs_are_added_up() -> None:
+    one = StepTimes(load=0.5, plain=1.0, distilled=1.6, teacher=0.4, batches=10, workers=0)
+    assert one.epoch(distilled=False) == pytest.approx(15.0)
+    assert one.epoch(distilled=True) == pytest.approx(21.0)
+    assert one.epoch(distilled=True, stored=True) == pytest.approx(17.0)
+    many = StepTimes(load=8.0, plain=1.0, distilled=1.6, teacher=1.0, batches=10, workers=2)
+    assert many.epoch(distilled=True) == pytest.approx(40.0)  # loading is slower
+    assert StepTimes(0.0, 1.0, 1.6, 0.9, 10, 2).epoch(distilled=True, stored=True) == pytest.approx(10.0)
+    node: dict[str, Any] = {"epochs": 100, "control": True, "cache": {"kind": "none"}}
+    found = steps.check_time(one, node)
+    assert found.facts["total"] == pytest.approx(3600.0)
+    assert "60 minutes with the control" in found.text
+    slow = StepTimes(load=0.1, plain=1.0, distilled=4.0, teacher=3.0, batches=10, workers=0)
+    assert steps.check_time(slow, node).verdict == "warning"
+    assert steps.check_time(slow, {**node, "cache": {"kind": "views"}}).verdict == "ok"
+
+
+def test_memory_and_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert steps.check_memory(0.0, "unknown", None).verdict == "skipped"
+    assert steps.check_memory(1e9, "GPU", 2e9).text == "at most 1.0 GB of GPU memory, there are 2.0 GB"
+    assert steps.check_memory(1.9e9, "GPU", 2e9).verdict == "warning"
+    node: dict[str, Any] = {"epochs": 10, "control": True, "trainer": {"save_period": 5}}
+    spec: Any = SimpleNamespace()
+    found = steps.check_disk(node, spec, 1_000_000, tmp_path)
+    # Two runs, each with last, best and two more in half precision, and four copies in full precision to resume.
+    assert found.facts["checkpoints"] == 2 * (4 * 2_000_000 + 16_000_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=50_000_000))
+    assert steps.check_disk(node, spec, 1_000_000, tmp_path).verdict == "warning"
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=40_000_000))
+    assert steps.check_disk(node, spec, 1_000_000, tmp_path).verdict == "problem"
+
+
+def test_schedules_are_looked_at_where_they_are_strongest() -> None:
+    assert full_strength(recipe(schedule={"kind": "linear", "warmup": 0.1, "end": 0.0})) == pytest.approx(0.1)
+    late = {"loss": BinaryLogits(), "schedule": {"kind": "constant", "warmup": 0.5}}
+    both = Recipe.from_parts({"a": late, "b": {"loss": BinaryLogits()}})
+    assert full_strength(both) >= 0.5
+    assert full_strength(Recipe.from_parts({}, alpha=1.0)) == 0.5
+
+
+class Deaf(DistillLoss):
+    """A loss that forgets the student's graph."""
+
+    uses = frozenset({"logits"})
+
+    def forward(self, student, teacher, context):  # type: ignore[no-untyped-def]
+        return student.head(context.branch).logits.detach().square().mean()
+
+
+def words(tmp_path: Path, repo: Path, teacher: Path, *more: str) -> list[str]:
+    return [
+        f"teacher={teacher}", "student=yolo26n_half", f"data={repo / 'data' / 'samples'}", "epochs=3", "imgsz=64",
+        "batch=4", "augment=none", "device=cpu", "threads=1", f"out={tmp_path / 'look'}", "images=4", "steps=8", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), [("steps", 3), ("images", 0), ("seconds", 0)])
+def test_keys_of_its_own_are_checked(key: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key}: must be a whole number of \d or more, got {value}"):
+        api.doctor({"images": 1, "steps": 8, "seconds": 1, key: value})
+
+
+@pytest.mark.slow
+def test_a_look_at_a_pair(tmp_path: Path, repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = save(tiny_model(seed=3), tmp_path / "teacher.pt")
+    result = api.doctor(compose("doctor", words(tmp_path, repo, teacher, "json=true")))
+    names = [one.check for one in result.findings]
+    assert names == [
+        "recipe", "teacher", "student", "teacher above student", "classes", "resolution", "levels and heads",
+        "preprocessing", "gradients", "share of the gradient", "one batch", "time", "memory", "disk",
+    ]  # fmt: skip
+    assert result.finding("teacher").verdict == "problem"  # it was never trained
+    assert result.status == 1
+    assert result.finding("gradients").verdict == "ok"
+    assert set(result.finding("gradients").facts["norms"]) >= {"kd_cls", "kd_cls_o2o"}
+    assert result.finding("time").facts["steps"] > 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "look" / "doctor.json").read_text())
+    assert printed["verdict"] == "problem"
+    assert {one["check"] for one in printed["findings"]} == set(names)
+    assert json.loads((tmp_path / "look" / "run.json").read_text())["status"] == "done"
+    assert sorted(file.name for file in (tmp_path / "look").iterdir()) == ["config.yaml", "doctor.json", "run.json"]
+
+
+@pytest.mark.slow
+def test_a_deaf_term_and_a_cache_that_is_not_built(tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import detkd.losses.binary
+
+    monkeypatch.setattr(detkd.losses.binary, "Deaf", Deaf, raising=False)
+    monkeypatch.setattr(Deaf, "__module__", "detkd.losses.binary")
+    teacher = save(tiny_model(seed=3), tmp_path / "teacher.pt")
+    deaf = "+distill.terms.deaf={loss: {_target_: detkd.losses.binary.Deaf}}"
+    typed = words(tmp_path, repo, teacher, "cache=views", "cache.views=2", "control=true", deaf)
+    result = api.doctor(compose("doctor", typed))
+    found = result.finding("gradients")
+    assert found.verdict == "problem"
+    assert "exactly 0 though the term is not: kd_deaf, kd_deaf_o2o" in found.text
+    assert result.finding("disk").facts["cache"] > 0
+    assert "not built here" in result.finding("time").text
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_what_would_stop_the_run_is_a_finding(tmp_path: Path, repo: Path) -> None:
+    teacher = save(tiny_model(names=("dog",)), tmp_path / "teacher.pt")
+    result = api.doctor(compose("doctor", words(tmp_path, repo, teacher)))
+    assert result.status == 1
+    assert "knows no class of the data" in result.finding("teacher").text
+    assert result.finding("one batch").verdict == "skipped"
+    answers = tmp_path / "answers.json"
+    answers.write_text("[]")
+    typed = words(tmp_path / "b", repo, answers, "cache=instances")
+    result = api.doctor(compose("doctor", typed))
+    assert result.finding("teacher").verdict == "skipped"
+    assert result.finding("gradients").text == "the teacher is no network of the student's kind"
