@@ -104,7 +104,7 @@ def gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> float:
         loss: Scalar; without a graph the norm is 0.
         parameters: Those it may reach; the others count 0.
     """
-    if not loss.requires_grad:
+    if not loss.requires_grad or not parameters:  # all of them frozen
         return 0.0
     gradients = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
     squares = [g.detach().double().square().sum() for g in gradients if g is not None]

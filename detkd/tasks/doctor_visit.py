@@ -206,7 +206,7 @@ class Visit:
             if type(err).__name__ != "OutOfMemoryError":
                 text = next(iter(str(err).splitlines()), type(err).__name__)
                 advice = "the run would stop with this; DETKD_TRACEBACK=1 shows where"
-                if os.environ.get("DETKD_TRACEBACK"):
+                if os.environ.get("DETKD_TRACEBACK") == "1":
                     raise
             self._add(Finding(check, "problem", text, advice))
         return None

@@ -54,6 +54,7 @@ def test_gradient_norm_by_hand_and_without_a_trace():
 
 def test_without_a_graph_nothing_pulls():
     assert gradient_norm(torch.tensor(2.0), [torch.zeros(1, requires_grad=True)]) == 0.0
+    assert gradient_norm(torch.tensor(2.0, requires_grad=True) * 2, []) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -123,10 +123,9 @@ def test_heads_without_a_teacher_are_named() -> None:
     assert checks.check_levels(nms, student, node, recipe()).verdict == "ok"
 
 
-def test_the_size_of_the_teachers_training_matters(tmp_path: Path) -> None:
-    model: Any = tiny_model()
-    model.args = {"imgsz": 64}
-    path = save(model, tmp_path / "t.pt")
+def test_the_size_of_the_teachers_training_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tiny_model(), tmp_path / "t.pt")
+    monkeypatch.setattr("detkd.models.weights.checkpoint_imgsz", lambda path: 64)
     for asked, verdict in ((64, "ok"), (96, "ok"), (128, "warning"), (32, "warning")):
         found = checks.check_resolution([(Member(str(path), imgsz=asked), None)], {"imgsz": 64})  # type: ignore[list-item]
         assert found.verdict == verdict, asked
@@ -137,7 +136,7 @@ def test_other_pixels_are_noticed(tmp_path: Path) -> None:
     import cv2
 
     model = tiny_model()
-    for branch in model.model[-1].cv3:  # type: ignore[union-attr, operator]
+    for branch in model.model[-1].cv3:
         branch[-1].bias.data.fill_(0.0)  # scores around 0.5
     path = save(model, tmp_path / "t.pt")
     file = tmp_path / "a.png"
