@@ -155,6 +155,8 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         notes.append(Note("info", FEWER_IMAGES.format(len(control_set(train)), len(train))))
     if taught_by is not None:
         notes += [Note("info", line) for line in teacher_notes(config, spec.names)]
+    alarms = [*student.outcome.get("alarms", ()), *weak_teacher(teacher, control or student)]
+    notes = [Note("warning", f"alarm: {text}") for text in alarms] + notes
     comparison = replace(comparison, notes=(*notes, *comparison.notes))
     write_report(comparison, folder, config)
     return DistillResult(
@@ -173,6 +175,17 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
 def _with_time(trained: TrainResult) -> dict[str, Any]:
     """Return what a detector costs to run and took to train."""
     return {**trained.cost, "train_seconds": trained.outcome.get("seconds")}
+
+
+def weak_teacher(teacher: tuple[Run, dict[str, Any]] | None, plain: TrainResult) -> list[str]:
+    """Return what to say of a teacher that is no better than what it teaches; nothing of one that is."""
+    if teacher is None or teacher[0].metrics.AP > plain.metrics.AP:
+        return []
+    return [
+        f"the teacher is worse here than the student without it ({teacher[0].metrics.AP:.1f} and "
+        f"{plain.metrics.AP:.1f} AP): it has nothing to teach; train it on this data, raise teacher.imgsz, check "
+        "teacher.class_map, and run detkd doctor"
+    ]
 
 
 def cache_note(facts: Mapping[str, Any]) -> str:

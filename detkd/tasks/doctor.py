@@ -76,7 +76,8 @@ def doctor(config: dict[str, Any]) -> DoctorResult:
     for key, least in (("images", 1), ("steps", 8), ("seconds", 1)):
         if isinstance(config[key], bool) or not isinstance(config[key], int) or config[key] < least:
             raise ConfigError(f"{key}: must be a whole number of {least} or more, got {config[key]!r}; e.g. {key}=40")
-    folder = new_folder(config.get("out"), config.get("name") or "doctor")
+    # The run itself takes these words next: `out` and `name` stay free for it.
+    folder = new_folder(Path(str(config["out"])) / "doctor" if config.get("out") else None, "doctor")
     start_run(folder, "doctor", config)
     config = with_packaged_teacher(config)
     spec = with_unlabelled(get_data(config["data"]), config)

@@ -35,6 +35,8 @@ _FALLS = 0.95
 """A number falls when it ends below this share of its start."""
 _STUCK = 0.99
 """A term that ends above this share even when trained alone is broken."""
+_ENOUGH = 25
+"""Steps below which a loss that did not fall proves nothing."""
 _LOUD = 10.0
 """Share of the gradient above which distillation drowns the labels."""
 _FAINT = 0.01
@@ -156,6 +158,9 @@ def check_overfit(curves: Mapping[str, Curve], alone: Mapping[str, Curve]) -> Fi
     lines = [f"{name} {curve.start:.3g} to {curve.end:.3g}" for name, curve in curves.items() if name != "kd"]
     text = f"{count} steps: {', '.join(lines)}"
     held = stubborn(curves)
+    if count < _ENOUGH and (held or not curves["loss"].ratio < _FALLS):
+        advice = f"too few steps to tell; use steps=40 or more and seconds={max(300, 10 * count)}"
+        return Finding("one batch", "warning", text, advice, facts)
     broken = [name for name in held if name not in alone or not alone[name].ratio < _STUCK]
     if not curves["loss"].ratio < _FALLS:
         advice = "one batch can't be learned by heart: check labels, trainer.freeze and the weights of the terms"
@@ -179,8 +184,10 @@ def check_overfit(curves: Mapping[str, Curve], alone: Mapping[str, Curve]) -> Fi
 def check_time(times: StepTimes, config: Mapping[str, Any]) -> Finding:
     """Say how long the run will take, without validation."""
     epochs = int(config["epochs"])
-    stored = str((config.get("cache") or {}).get("kind") or "none") != "none"
-    plain, student = times.epoch(distilled=False), times.epoch(distilled=True, stored=stored)
+    kind = str((config.get("cache") or {}).get("kind") or "none")
+    stored = kind != "none"
+    # Objects are read from the store by the loader; spreading them over the anchors stays a part of the step.
+    plain, student = times.epoch(distilled=False), times.epoch(distilled=True, stored=kind == "views")
     total = epochs * (student + (plain if config.get("control") is True else 0.0))
     text = (
         f"a step takes {times.distilled:.3g} s with the teacher ({times.teacher:.3g} s of it) and {times.plain:.3g} s "

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from detkd.data.records import DataSpec
-from detkd.errors import DetkdError
+from detkd.errors import DetkdError, PairError
+from detkd.evaluation.side import Run
 from detkd.progress import stages
+from detkd.tasks import doctor_accuracy as accuracy
 from detkd.tasks import doctor_checks as checks
 from detkd.tasks import doctor_steps as steps
 from detkd.tasks.common import split_of
 from detkd.tasks.doctor_checks import Finding
+from detkd.tasks.doctor_pixels import check_preprocessing
 from detkd.tasks.teachers import teacher_members, teacher_sizes, teacher_source
 from detkd.tasks.train import make_plan
 
@@ -46,12 +49,13 @@ class Visit:
         self.folder = folder
         self.findings: list[Finding] = []
         self._live = True
-        self._teacher: dict[str, Any] | None = None
-        self._student: dict[str, Any] | None = None
+        self._teacher: Run | None = None
+        self._student: Run | None = None
 
     def run(self) -> None:
         """Do all checks."""
         self._live = self._is_network()
+        self._try("settings", lambda: self._add(checks.check_settings(self.config, self.spec)))
         recipe = self._try("recipe", lambda: self._note_first(steps.check_recipe(self.config)))
         loaded = None
         if self._live:
@@ -59,17 +63,16 @@ class Visit:
         self._try("teacher", self._accuracy_of_teacher)
         self._try("student", self._accuracy_of_student)
         if self._teacher is not None and any(one.check == "student" and one.verdict == "ok" for one in self.findings):
-            self._add(checks.check_gap(self._teacher, self._student))
-        else:
-            self._skip("teacher above student")
+            self._try("teacher above student", lambda: self._gap(loaded))
+        self._skip("teacher above student")
         if loaded is None:
             self._skip("classes", "resolution")
         else:
             self._add(checks.check_classes(loaded, self.spec.names))
             self._try("resolution", lambda: self._add(checks.check_resolution(loaded, self.config)))
-        if recipe is not None and loaded is not None:
+        if recipe is not None and (loaded is not None or not self._live):
             with stages() as report:
-                self._try("set-up", lambda: self._rehearse(recipe, loaded, report))
+                self._try("set-up", lambda: self._rehearse(recipe, loaded or [], report))
         self._skip(*_REHEARSED)
 
     def _is_network(self) -> bool:
@@ -90,7 +93,7 @@ class Visit:
         from detkd.models.weights import resolve
 
         val = split_of(self.spec, "val", "test", key="data")
-        dataset = checks.few_images(val, self.config["images"])
+        dataset = accuracy.few_images(val, self.config["images"])
         members = teacher_members(self.config["teacher"])
         for number, member in enumerate(members):
             if member.path.endswith(".json"):
@@ -98,47 +101,66 @@ class Visit:
                 continue
             path = str(resolve(member.path, key="teacher"))
             size = int(member.imgsz or self.config["imgsz"])
-            found = checks.accuracy(path, dataset, self.config, size, member.class_map)
-            self._add(checks.check_teacher({**found, "split": val.split}, Path(path).name))
+            found, run = accuracy.accuracy(path, dataset, self.config, size, member.class_map)
+            self._add(accuracy.check_teacher({**found, "split": val.split}, Path(path).name))
             if number == 0:
-                self._teacher = found
+                self._teacher = run
 
     def _accuracy_of_student(self) -> None:
         path = str(self.config["student"]["path"])
+        found, other_classes = None, False
         if not path.endswith((".yaml", ".yml")):
             from detkd.models.weights import resolve
 
             file = resolve(path, key="student")
             if file.suffix == ".pt":
-                dataset = checks.few_images(split_of(self.spec, "val", "test", key="data"), self.config["images"])
-                self._student = checks.accuracy(str(file), dataset, self.config, int(self.config["imgsz"]))
-        self._add(checks.check_student(self._student, self.config))
+                dataset = accuracy.few_images(split_of(self.spec, "val", "test", key="data"), self.config["images"])
+                try:
+                    found, self._student = accuracy.accuracy(str(file), dataset, self.config, int(self.config["imgsz"]))
+                except PairError:  # usual for weights of another set
+                    other_classes = True
+        self._add(accuracy.check_student(found, self.config, other_classes=other_classes))
+
+    def _gap(self, loaded: list[Any] | None) -> None:
+        """Compare the first teacher with the student over the classes it answers for."""
+        gap = None
+        if self._teacher is not None and self._student is not None:
+            known = list(self.spec.names)
+            if loaded:
+                known = [name for name, sources in zip(known, loaded[0][1].mapping, strict=True) if sources]
+            gap = accuracy.measure_gap(self._teacher, self._student, known)
+        self._add(accuracy.check_gap(gap))
 
     def _rehearse(self, recipe: Any, loaded: list[Any], report: Report) -> None:
         """Set the run up as its trainer would, and do what needs a network in training."""
         from detkd.models.weights import detect_head
         from detkd.training.plan import Distillation
-        from detkd.training.rehearsal import Rehearsal, clean_views
+        from detkd.training.rehearsal import Rehearsal
 
-        imgsz, load = teacher_sizes(self.config)
-        config = {**self.config, "load_imgsz": load}
         scratch = self.folder / "rehearsal"
         report("set-up", 0, 1)
-        distillation = Distillation(source=teacher_source(config), recipe=lambda: recipe, imgsz=imgsz)
-        plan = make_plan(config, config["student"], self.spec, scratch, distillation=distillation)
+        config, objects = self.config, None
+        more: dict[str, Any] = {}
+        if (config.get("cache") or {}).get("kind") == "instances":
+            from detkd.tasks.doctor_objects import AskedObjects
+
+            objects = AskedObjects(config, self.spec)
+            distillation = Distillation(source=objects.source, recipe=lambda: recipe)
+            more = {"soft": objects}
+        else:
+            imgsz, load = teacher_sizes(config)
+            config = {**config, "load_imgsz": load}
+            distillation = Distillation(source=teacher_source(config), recipe=lambda: recipe, imgsz=imgsz)
+        plan = make_plan(config, config["student"], self.spec, scratch, distillation=distillation, **more)
         try:
             rehearsal = Rehearsal.of(plan)
             report("set-up", 1, 1)
             student: Any = detect_head(rehearsal.model.student_model, key="student", source="the student")
-            member, teacher = loaded[0]
-            self._add(checks.check_levels(student, teacher.head, config, recipe))
-            val = plan.val.records
-            numbers = [count * len(val) // _LOOKED_AT for count in range(min(_LOOKED_AT, len(val)))]
-            views = clean_views(plan, numbers, stride=int(student.stride.max()))
-            files = [val[number].path for number in numbers]
-            path = str(member.path)
-            self._try("preprocessing", lambda: self._add(checks.check_preprocessing(path, teacher, views, files)))
-            self._steps(rehearsal, recipe, report)
+            if loaded:
+                member, teacher = loaded[0]
+                self._add(checks.check_levels(student, teacher.head, config, recipe))
+                self._try("preprocessing", lambda: self._same_pixels(plan, student, str(member.path), teacher))
+            self._steps(rehearsal, recipe, report, objects)
             self._try("memory", lambda: self._add(steps.check_memory(*rehearsal.memory(), _limit(rehearsal.trainer))))
             count = sum(part.numel() for part in rehearsal.model.parameters())
             self._try("disk", lambda: self._add(steps.check_disk(config, self.spec, count, self.folder)))
@@ -146,11 +168,22 @@ class Visit:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _steps(self, rehearsal: Any, recipe: Any, report: Report) -> None:
+    def _same_pixels(self, plan: Any, student: Any, path: str, teacher: Any) -> None:
+        from detkd.training.rehearsal import clean_views
+
+        val = plan.val.records
+        numbers = [count * len(val) // _LOOKED_AT for count in range(min(_LOOKED_AT, len(val)))]
+        views = clean_views(plan, numbers, stride=int(student.stride.max()))
+        self._add(check_preprocessing(path, teacher, views, [val[number].path for number in numbers]))
+
+    def _steps(self, rehearsal: Any, recipe: Any, report: Report, objects: Any) -> None:
         """Measure gradients, overfit one batch, and time steps."""
         from detkd.training.rehearsal import full_strength
 
         batches = rehearsal.batches(_BATCHES)
+        if objects is not None:  # in the run they are read from a store
+            asked = objects.seconds / max(len(batches), 1)
+            rehearsal.load_seconds = [max(took - asked, 0.0) for took in rehearsal.load_seconds]
         columns = [name for name in rehearsal.model.kd_names if name != "kd"]
 
         def gradients() -> None:
@@ -187,7 +220,9 @@ class Visit:
         return pair[1]
 
     def _skip(self, *names: str) -> None:
-        why = "needs what failed above" if self._live else "the teacher is no network of the student's kind"
+        why = "needs what failed above"
+        if not self._live:
+            why = "the teacher is no network of the student's kind, its objects are taught"
         done = {finding.check for finding in self.findings}
         for name in names:
             if name not in done:
