@@ -179,11 +179,12 @@ def _with_time(trained: TrainResult) -> dict[str, Any]:
 
 def weak_teacher(teacher: tuple[Run, dict[str, Any]] | None, plain: TrainResult) -> list[str]:
     """Return what to say of a teacher that is no better than what it teaches; nothing of one that is."""
-    if teacher is None or teacher[0].metrics.AP > plain.metrics.AP:
+    known, without = teacher and teacher[0].metrics.AP, plain.metrics.AP
+    if known is None or without is None or known > without:
         return []
     return [
-        f"the teacher is worse here than the student without it ({teacher[0].metrics.AP:.1f} and "
-        f"{plain.metrics.AP:.1f} AP): it has nothing to teach; train it on this data, raise teacher.imgsz, check "
+        f"the teacher is worse here than the student without it ({known:.1f} and {without:.1f} AP): it has nothing to "
+        "teach; train it on this data, raise teacher.imgsz, check "
         "teacher.class_map, and run detkd doctor"
     ]
 
