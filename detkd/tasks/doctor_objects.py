@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from detkd.data.records import DataSpec, DetectionSet
+from detkd.data.records import DataSpec
+from detkd.progress import console
 from detkd.tasks.cache_objects import ObjectWork
 
 __all__ = ["AskedObjects"]
 
 
-class AskedObjects:
+class AskedObjects(ObjectWork):
     """Stands for the stored objects of `cache=instances`; every image is asked about once, when it is first shown.
 
     Args:
@@ -23,34 +21,32 @@ class AskedObjects:
         spec: The data as the run sees it.
 
     Attributes:
-        source: Makes the teacher that reads the objects of a batch.
         seconds: What the asking took so far.
 
     Raises:
-        DetkdError: As the cache itself would.
+        DetkdError: If a teacher can't be loaded, or its file of results belongs to other images.
     """
 
     def __init__(self, config: Mapping[str, Any], spec: DataSpec) -> None:
-        train = spec.splits["train"]
-        one = replace(spec, splits={**spec.splits, "train": first_image(train)})
-        with TemporaryDirectory() as folder:  # the digest of an image would be noted down where caches are
-            node = {**config["cache"], "path": str(Path(folder))}
-            self._work = ObjectWork({**config, "cache": node}, one)
-        self._work.teachers.check_images(train.records)
-        self._records = train.records
-        self._known: dict[int, Any] = {}
-        self.source: Callable[[tuple[str, ...]], Any] = self._work.source(None)  # type: ignore[arg-type]  # reads no store
+        # Not the parent's: for the fingerprint of a cache it reads every image.
+        self.config = config
+        self.spec = spec
+        self.records = spec.splits["train"].records
         self.seconds = 0.0
+        self._known: dict[int, Any] = {}
+        for note in self.teachers.notes():
+            console.print(f"note: {note}", highlight=False)
+        self.teachers.check_images(self.records)
 
     def __call__(self, index: int) -> Any:
         """Return the objects of training image `index`."""
         if index not in self._known:
             started = time.perf_counter()
-            (self._known[index],) = self._work.teachers.answer([self._records[index]])
+            (self._known[index],) = self.teachers.answer([self.records[index]])
             self.seconds += time.perf_counter() - started
         return self._known[index]
 
-
-def first_image(dataset: DetectionSet) -> DetectionSet:
-    """Return the split with its first image alone: no more is needed to open the teachers."""
-    return replace(dataset, records=dataset.records[:1])
+    @property
+    def teacher(self) -> Callable[[tuple[str, ...]], Any]:
+        """Makes the teacher that reads the objects of a batch; no store is needed for it."""
+        return self.source(None)  # type: ignore[arg-type]

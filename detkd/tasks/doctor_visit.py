@@ -145,7 +145,7 @@ class Visit:
             from detkd.tasks.doctor_objects import AskedObjects
 
             objects = AskedObjects(config, self.spec)
-            distillation = Distillation(source=objects.source, recipe=lambda: recipe)
+            distillation = Distillation(source=objects.teacher, recipe=lambda: recipe)
             more = {"soft": objects}
         else:
             imgsz, load = teacher_sizes(config)
@@ -222,7 +222,7 @@ class Visit:
     def _skip(self, *names: str) -> None:
         why = "needs what failed above"
         if not self._live:
-            why = "the teacher is no network of the student's kind, its objects are taught"
+            why = "only objects of this teacher are taught"
         done = {finding.check for finding in self.findings}
         for name in names:
             if name not in done:

@@ -429,9 +429,27 @@ def test_what_would_stop_the_run_is_a_finding(tmp_path: Path, repo: Path) -> Non
     assert result.status == 1
     assert "knows no class of the data" in result.finding("teacher").text
     assert result.finding("one batch").verdict == "skipped"
-    answers = tmp_path / "answers.json"
-    answers.write_text("[]")
-    typed = words(tmp_path / "b", repo, answers, "cache=instances")
-    result = api.doctor(compose("doctor", typed))
-    assert result.finding("teacher").verdict == "skipped"
-    assert result.finding("gradients").text == "the teacher is no network of the student's kind"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [True, False])
+def test_a_cache_of_objects_is_tried_without_building_it(tmp_path: Path, repo: Path, network: bool) -> None:
+    """The objects themselves are taught, whoever says them."""
+    teacher = save(tiny_model(seed=3), tmp_path / "teacher.pt")
+    if not network:
+        labels = json.loads((repo / "data" / "samples" / "annotations" / "train.json").read_text())["annotations"]
+        rows = [{**{key: row[key] for key in ("image_id", "category_id", "bbox")}, "score": 0.9} for row in labels]
+        teacher = tmp_path / "answers.json"
+        teacher.write_text(json.dumps(rows))
+    result = api.doctor(compose("doctor", words(tmp_path, repo, teacher, "cache=instances", "control=true")))
+    assert set(result.finding("gradients").facts["norms"]) >= {"kd_cls", "kd_cls_o2o"}
+    assert result.finding("one batch").verdict in ("ok", "warning")
+    assert "not built here" in result.finding("time").text
+    assert result.finding("disk").facts["cache"] > 0
+    assert (result.finding("preprocessing").verdict == "skipped") == (not network)
+    assert not (tmp_path / "runs").exists()
+    if not network:
+        assert result.finding("gradients").verdict == "ok"
+        assert result.finding("teacher").verdict == "skipped"
+        assert result.finding("levels and heads").text == "only objects of this teacher are taught"
+        assert result.status == 0
