@@ -79,7 +79,13 @@ class Toy(Setting):
     data = ("data=toy_demo", "data.label_noise=null")
     student = "yolo26n_half"
     shape = ("imgsz=192", "epochs=15", "trainer.lr0=0.002", "trainer.warmup_epochs=1.0")
-    recipe = ("distill.alpha=0.2", "distill.region.fraction=0.05", "cache=views", "cache.check=0")
+    recipe = (
+        "distill.calibrate=null",
+        "distill.alpha=0.2",
+        "distill.region.fraction=0.05",
+        "cache=views",
+        "cache.check=0",
+    )
 
     def few(self, images: int) -> list[str]:
         """Fine-tune a COCO nano at the student's size for about 280 steps."""
@@ -93,7 +99,14 @@ class Cctv(Setting):
 
     student = "ASSETS/weights/yolo26n.pt"
     shape = ("imgsz=256", "load_imgsz=512", "epochs=2", "trainer.lr0=0.0008", "trainer.warmup_epochs=0.5")
-    recipe = ("distill.region.fraction=0.05", "teacher.imgsz=512", "cache=views", "cache.views=1", "cache.check=0")
+    recipe = (
+        "distill.calibrate=null",
+        "distill.region.fraction=0.05",
+        "teacher.imgsz=512",
+        "cache=views",
+        "cache.views=1",
+        "cache.check=0",
+    )
 
     def __init__(self, teacher: str) -> None:
         super().__init__(teacher)
