@@ -96,7 +96,27 @@ PRESETS: dict[str, Preset] = {
 
 PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = {
     "funnel1": (("toy",), ("control", *METHODS), (0,)),
-    "funnel2": (("toy", "cctv"), ("control", "ultralytics", "binary", "pkd", "combined", "control_time"), (0, 1, 2)),
+    "funnel2": (
+        ("toy", "cctv"),
+        ("control", "ultralytics", "binary", "uncalibrated:binary+distill.calibrate=null", "combined", "control_time"),
+        (0, 1, 2),
+    ),
+    "ablation": (
+        ("toy",),
+        (
+            "control",
+            "binary",
+            "uncalibrated:binary+distill.calibrate=null",
+            "share4:binary+distill.calibrate.head=4.0",
+            "cls:binary+~distill.terms.giou+~distill.terms.l1",
+            "boxes:binary+~distill.terms.cls",
+            "one2many:binary+distill.heads.one2one=0",
+            "one2one:binary+distill.heads.one2many=0",
+            "guard:binary+distill.terms.giou.loss.guard=true",
+            "teachers_choice:binary+distill.assignment=teacher",
+        ),
+        (0, 1, 2),
+    ),
     "headline": (("cctv",), ("control", "ultralytics", "binary", "control_time"), (0, 1, 2, 3, 4)),
 }
 """Sets, arms and seeds behind `--plan`; `--set`, `--arms` and `--seeds` replace what they name."""
