@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from detkd.io import read_json, write_json
 from detkd.losses.balance import GROUPS, next_factor
+from detkd.losses.recipe import Recipe
+from detkd.losses.terms import column
 from detkd.models.distilled import DistilledDetector
 from detkd.models.pull import Pull
 from detkd.progress import console
@@ -88,15 +91,17 @@ class Calibrator:
             return
         self._done = True
         model.measure = False
+        self._check_shares(model)
         if balance is None:
             return
-        first = int(model.recipe.measured) == 0
         for number, group in enumerate(GROUPS):
             target, strength = balance.target(group), self._strength(model, group)
             if target is None or strength <= 0:
                 continue
             shares = [_over_ranks(p.share(group)) / strength for p in self._pulls]
             factor = float(model.recipe.factors[number])
+            # A group whose terms were still off, or said nothing, at the first measurement still has the factor 1.
+            first = int(model.recipe.measured) == 0 or factor == 1.0
             new = next_factor(factor, shares, target, bound=balance.bound, limit=balance.limit, first=first)
             model.recipe.factors[number] = new
         model.recipe.measured += 1
@@ -110,19 +115,32 @@ class Calibrator:
         )
 
     def _check(self, model: DistilledDetector, pull: Pull) -> None:
-        """Raise the alarms that a measurement gives reason for."""
+        """Raise an alarm for each term whose gradient is gone."""
         for name in [name for name, norm in pull.parts.items() if norm == 0 and pull.values[name] > 0]:
             self.alarm(
                 f"{name}: has a value, but its gradient is exactly 0, so it teaches nothing; its loss detaches the "
                 "student or its layers are frozen (trainer.freeze)"
             )
-        for group in pull.groups:
-            balance = model.recipe.balance
-            if pull.share(group) > _LOUD and (balance is None or balance.target(group) is None):
-                self.alarm(
-                    f"{group}: these terms pull {pull.share(group):.3g} times as hard as the labels; set "
-                    f"distill.calibrate={{{group}: 0.3}}, or lower their weights"
-                )
+
+    def _check_shares(self, model: DistilledDetector) -> None:
+        """Raise the alarms that an epoch's measurement gives reason for."""
+        balance = model.recipe.balance
+        if balance is not None and not any(pull.task > 0 for pull in self._pulls):
+            self.alarm(
+                "calibrate: detection has no gradient in the layers that feed the heads, so nothing can be compared "
+                "and the weights stay as they are; freeze fewer layers (trainer.freeze) or set distill.calibrate=null"
+            )
+        for group in self._pulls[0].groups:
+            share = statistics.median(pull.share(group) for pull in self._pulls)
+            calibrated = balance is not None and balance.target(group) is not None
+            if share <= _LOUD or (calibrated and int(model.recipe.measured) == 0):  # about to be corrected
+                continue
+            advice = (
+                "calibration can't keep up: raise distill.calibrate.bound and limit, or lower their weights"
+                if calibrated
+                else f"set distill.calibrate={{{group}: 0.3}}, or lower their weights"
+            )
+            self.alarm(f"{group}: these terms pull {share:.3g} times as hard as the labels; {advice}")
 
     def _watch(self, model: DistilledDetector, items: Mapping[str, Any] | None) -> None:
         """Count the steps in which a term is exactly 0 though it has weight; the count stays on the device."""
@@ -136,8 +154,9 @@ class Calibrator:
         self._steps += 1
         if self._steps % _SILENT:
             return
+        counted = _counted(model.recipe, model.progress)
         for name, count in zip(names, self._zero.tolist(), strict=True):
-            if count >= _SILENT:
+            if count >= _SILENT and name in counted:
                 self.alarm(
                     f"{name}: was exactly 0 in {count} steps in a row; the teacher sees nothing here or the region is "
                     "empty: check teacher.class_map and distill.region, and run detkd doctor"
@@ -151,6 +170,16 @@ class Calibrator:
         self.alarms.append(text)
         write_json(self._file, {"schema": 1, "alarms": self.alarms})
         console.print(f"[yellow]alarm[/yellow] {text}", highlight=False, soft_wrap=True)
+
+
+def _counted(recipe: Recipe, progress: float) -> set[str]:
+    """Return the columns of the terms that have a weight at this moment."""
+    return {
+        column(name, branch)
+        for name in recipe.terms
+        for branch in recipe.branches[name]
+        if recipe.weights[name] * recipe.strength(name, progress) > 0 and recipe.head_weights[branch] != 0
+    }
 
 
 def _over_ranks(share: float) -> float:

@@ -40,7 +40,7 @@ THRESHOLD = 0.25
 """Score from which a detection counts."""
 
 COMMON = [
-    "student=yolo26n_half", "data=toy_demo", "data.label_noise=null", "imgsz=160", "epochs=10", "batch=8",
+    "distill.calibrate=null", "student=yolo26n_half", "data=toy_demo", "data.label_noise=null", "imgsz=160", "epochs=10", "batch=8",
     "augment=none", "device=cpu", "pictures=0", "control=false", "cache=views", "cache.views=10", "cache.check=0",
     "trainer.optimizer=AdamW", "trainer.lr0=0.002", "trainer.momentum=0.9", "trainer.cos_lr=true",
     "trainer.warmup_epochs=1.0", "trainer.mosaic=0.0", "trainer.cache=ram", "trainer.val=false",

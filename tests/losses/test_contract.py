@@ -88,6 +88,16 @@ def test_every_key_is_explained(path):
     assert unexplained == []
 
 
+def test_files_of_an_earlier_version_still_work():
+    """Without the two youngest keys a recipe is neither calibrated nor assigned by the teacher."""
+    parts = hydra.utils.instantiate(yaml.safe_load((CONF / "binary.yaml").read_text()), _convert_="all")
+    older = {k: v for k, v in parts.items() if k not in {"calibrate", "assignment"}}
+    recipe = Recipe.from_parts(**{"kd_weight" if key == "lambda" else key: value for key, value in older.items()})
+    assert recipe.balance is None
+    assert recipe.assignment == "student"
+    assert recipe.factors.tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("classes", [1, 5])
 @pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("share", [0.0, 0.2])

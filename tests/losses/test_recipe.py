@@ -10,9 +10,10 @@ from detkd.losses.balance import Balance
 from detkd.losses.base import DistillLoss, Region
 from detkd.losses.binary import BinaryLogits
 from detkd.losses.boxes import BoxIoU, BoxL1
-from detkd.losses.pairing import detach_view, paired_heads
+from detkd.losses.pairing import detach_view, known_classes, paired_heads
 from detkd.losses.recipe import Recipe, Schedule, Term
 from detkd.losses.regions import Everywhere, TeacherTop
+from detkd.types import Labels
 from tests.losses.views import ANCHORS, leaves, make_assignment, make_view, pick
 
 NATIVE = {"one2many": 0.8, "one2one": 0.2}
@@ -375,6 +376,48 @@ def test_anchors_of_an_unknown_class_are_left_alone():
     assert not head.logits.grad[0, 5].any()
     assert not head.distances.grad[0, 5].any()
     assert head.logits.grad[0, 6].any()
+
+
+def test_labels_of_a_class_the_teacher_does_not_know_are_not_present():
+    classes = torch.tensor([True, False, True, True, True])
+    student, teacher = make_view(1), make_view(2)
+    partial = teacher._replace(heads={n: h._replace(classes=classes) for n, h in teacher.heads.items()})
+    present = torch.tensor([[True, True, True], [True, True, False]])
+    given = Labels(torch.zeros(2, 3, 4), torch.tensor([[0, 1, 3], [4, 1, 0]]), present)
+    side, other, kept, excluded = known_classes(
+        student, partial, {"one2many": make_assignment(3)._replace(labels=given), "one2one": None}
+    )
+    labels = kept["one2many"].labels
+    assert labels.present.tolist() == [[True, False, True], [True, False, False]]
+    assert labels.classes[labels.present].tolist() == [0, 2, 3]  # numbers among the four that are left
+    assert kept["one2one"] is None
+    assert set(excluded) == {"one2many"}
+    assert kept["one2many"].scores.shape[-1] == 4
+    for view in (side, other):
+        assert all(head.logits.shape[-1] == 4 and head.classes is None for head in view.heads.values())
+    everything = teacher._replace(heads={n: h._replace(classes=classes | True) for n, h in teacher.heads.items()})
+    assert known_classes(student, everything, {})[0] is student  # nothing is copied where nothing is left out
+
+
+def test_problems_of_a_term_s_own_parts_are_named():
+    for parts, message in (
+        ({"schedule": {"stop": 2}}, r"distill\.terms\.cls\.schedule\.stop"),
+        ({"region": 3}, r"distill\.terms\.cls\.region: must be a Region, got int"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Recipe.from_parts({"cls": {"loss": BinaryLogits(), **parts}})
+
+
+def test_a_loss_may_name_an_alternative():
+    class Picky(DistillLoss):
+        uses: ClassVar[frozenset[str]] = frozenset({"dist"})
+        alternative: ClassVar[str] = "use distill=binary"
+
+        def forward(self, student, teacher, context):
+            return student.head(context.branch).logits.mean()
+
+    with pytest.raises(PairError, match=r"no distance distribution\); use distill=binary"):
+        call(Recipe([Term("dfl", Picky())]), make_view(1), make_view(2))
 
 
 def test_calibration_needs_both_losses():

@@ -13,6 +13,7 @@ from detkd.errors import PairError
 from detkd.losses.base import DistillLoss
 from detkd.losses.binary import BinaryLogits
 from detkd.losses.boxes import BoxIoU, BoxL1
+from detkd.losses.crosshead import CrossHead
 from detkd.losses.recipe import Recipe
 from detkd.models.distilled import DistilledDetector
 from detkd.models.head import assigners
@@ -321,6 +322,48 @@ def test_the_recipe_gets_assignments_at_their_places_in_the_batch() -> None:
         assert part[branch].foreground.any(1).tolist() == [True, False, False, True]
         for a, b in zip(whole[branch][:3], part[branch][:3], strict=True):
             torch.testing.assert_close(a[[0, 3]], b[[0, 3]])
+        assert whole[branch].labels.present.sum(1).flatten().tolist() == [1, 2, 0, 1]
+        assert part[branch].labels.present.sum(1).flatten().tolist() == [1, 0, 0, 1]
+        for a, b in zip(whole[branch].labels, part[branch].labels, strict=True):
+            torch.testing.assert_close(a[[0, 3], :1], b[[0, 3], :1])
+
+
+def test_only_taught_images_keep_their_labels() -> None:
+    model = independent(pair())
+    seen: list[dict] = []
+    compare = model.recipe.compare
+    model.recipe.compare = lambda *args: (seen.append(args[2]), compare(*args))[1]  # type: ignore[method-assign]
+    model.loss(mixed(taught=[False, True, False, True]))
+    for part in seen[0].values():
+        assert part.labels.present.sum(1).flatten().tolist() == [2, 1]
+        assert part.labels.classes[0, :2].flatten().tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("assignment", ["teacher", "mixed"])
+def test_the_teacher_may_assign_the_labels_of_some_images(assignment: str) -> None:
+    """Images without labels have no assignment, and the others the one they would have alone."""
+    model = independent(pair())
+    plain, _ = model.loss(some([1, 3]))
+    model.recipe.assignment, model.progress = assignment, 0.5
+    alone, _ = model.loss(some([1, 3]))
+    total, _ = model.loss(mixed(labelled=[False, True, False, True]))
+    torch.testing.assert_close(total[:-1], alone[:-1])
+    assert not torch.equal(alone[:-1], plain[:-1])
+    model.progress = 1.0  # in the end, a mixture is the student's
+    assert torch.equal(model.loss(some([1, 3]))[0], plain) == (assignment == "mixed")
+
+
+def test_cross_head_distillation_of_some_images() -> None:
+    student = tiny_model(seed=1)
+    student.args = get_cfg()
+    recipe = Recipe.from_parts({"cross": {"loss": CrossHead()}})
+    model = DistilledDetector(student, LiveTeacher(tiny_model(seed=2), NAMES), recipe)
+    model.probe(64, 64)
+    independent(model.train())
+    _, alone = model.loss(some([1, 3]))
+    _, items = model.loss(mixed(taught=[False, True, False, True]))
+    for name in model.kd_names:
+        torch.testing.assert_close(items[name], alone[name])
 
 
 def test_no_hook_stays_behind() -> None:

@@ -14,14 +14,14 @@ from detkd.errors import ModelError
 from detkd.losses.base import DistillLoss
 from detkd.losses.binary import BinaryLogits
 from detkd.losses.boxes import BoxIoU
-from detkd.losses.recipe import Recipe
+from detkd.losses.recipe import Recipe, Schedule
 from detkd.models.distilled import DistilledDetector
 from detkd.models.pull import Pull
 from detkd.models.teacher import LiveTeacher
 from detkd.training.calibration import ALARMS_FILE, Calibrator
 from detkd.training.plan import Distillation
 from tests.inference.tiny import NAMES, tiny_model
-from tests.models.test_distilled import batch
+from tests.models.test_distilled import Adapted, batch
 from tests.training.test_trainer import final_weights, plan, run
 
 USUAL = {"head": 0.3, "features": None, "warmup": 0.0, "batches": 2, "bound": 2.0, "limit": 1000.0}
@@ -143,6 +143,60 @@ def test_distillation_that_drowns_the_labels_raises_an_alarm(tmp_path):
     assert "20 times as hard" in calibrator.alarms[0]
 
 
+def test_calibration_that_can_t_keep_up_raises_an_alarm(tmp_path):
+    model, calibrator = detector({**USUAL, "batches": 1}), Calibrator(tmp_path)
+    loud = Pull(0.1, {"head": 2.0}, {}, {})
+    calibrator.take(model, loud)
+    assert calibrator.alarms == []  # corrected by this very measurement
+    assert float(model.recipe.factors[0]) == pytest.approx(0.3 / 20)
+    calibrator.take(model, loud)
+    assert "20 times as hard" in calibrator.alarms[0]
+    assert "distill.calibrate.bound" in calibrator.alarms[0]
+
+
+def test_a_group_that_said_nothing_at_first_is_set_freely_later(tmp_path):
+    model, calibrator = detector({**USUAL, "batches": 1}), Calibrator(tmp_path)
+    for share, factor in ((0.0, 1.0), (0.01, 30.0), (0.01, 60.0)):  # nothing; 0.3 / 0.01; then at most twice
+        calibrator.take(model, Pull(1.0, {"head": share}, {}, {}))
+        assert float(model.recipe.factors[0]) == pytest.approx(factor)
+
+
+def test_frozen_layers_leave_nothing_to_compare(tmp_path):
+    model, calibrator = detector(USUAL), Calibrator(tmp_path)
+    for parameter in model.student_model.model[:-1].parameters():
+        parameter.requires_grad_(False)
+    for _ in range(2):
+        measure(model, calibrator)
+    assert model.recipe.factors.tolist() == [1.0, 1.0]
+    assert [text.split(":")[0] for text in calibrator.alarms] == ["calibrate"]
+
+
+def test_a_term_without_weight_may_be_0(tmp_path):
+    model, calibrator = detector(cls=BinaryLogits(), nothing=Nothing()), Calibrator(tmp_path)
+    model.recipe.weights["nothing"] = 0.0
+    _, items = model.loss(batch())
+    for _ in range(20):
+        calibrator._watch(model, items)
+    assert calibrator.alarms == []
+    model.recipe.weights["nothing"] = 1.0
+    model.recipe.schedules["nothing"] = Schedule(stop=0.5)
+    for progress, silent in ((0.6, set()), (0.4, {"kd_nothing", "kd_nothing_o2o"})):
+        model.progress = progress
+        for _ in range(20):
+            calibrator._watch(model, items)
+        assert {text.split(":")[0] for text in calibrator.alarms} == silent
+
+
+def test_an_alarm_is_raised_once(tmp_path, capsys):
+    calibrator = Calibrator(tmp_path)
+    for share in (20, 30):
+        calibrator.alarm(f"head: these terms pull {share} times as hard as the labels")
+    assert len(calibrator.alarms) == 1
+    assert "".join(capsys.readouterr()).count("alarm head: these terms pull 20 times") == 1
+    Calibrator(tmp_path)
+    assert not (tmp_path / ALARMS_FILE).exists()  # a new run starts with a clean sheet
+
+
 def test_a_term_that_is_no_number_stops_the_run_before_the_step():
     with pytest.raises(ModelError, match=r"kd_broken.*lower trainer.lr0"):
         detector(cls=BinaryLogits(), broken=Broken()).loss(batch())
@@ -157,13 +211,17 @@ def test_a_run_keeps_its_factors_when_it_is_resumed(tmp_path: Path):
         return replace(
             made,
             distillation=Distillation(
-                source, lambda: recipe(parts(cls=BinaryLogits(), giou=BoxIoU()), calibrate=USUAL)
+                source,
+                lambda: recipe(
+                    {**parts(cls=BinaryLogits(), giou=BoxIoU()), "neck": {"loss": Adapted(), "branches": ["one2many"]}},
+                    calibrate={**USUAL, "features": 0.1},
+                ),
             ),
         )
 
     whole = run(wanted("whole"))
     assert whole.factors["head"] not in (0.0, 1.0)
-    assert whole.factors["features"] == 1.0
+    assert whole.factors["features"] not in (0.0, 1.0)
 
     class Killed(Exception):
         pass
@@ -187,3 +245,7 @@ def test_a_run_keeps_its_factors_when_it_is_resumed(tmp_path: Path):
     assert again.factors == whole.factors
     first, second = final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts")
     assert all(torch.equal(first[name], second[name]) for name in first)
+    assert "recipe.terms.neck.adapter.weight" in first
+    for name in ("last", "best"):
+        plain = torch.load(tmp_path / "parts" / "weights" / f"{name}.pt", weights_only=False)["model"]
+        assert not [key for key in plain.state_dict() if "recipe" in key or "adapter" in key]
