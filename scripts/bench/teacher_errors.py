@@ -41,9 +41,9 @@ THRESHOLD = 0.25
 
 COMMON = [
     "distill.calibrate=null", "student=yolo26n_half", "data=toy_demo", "data.label_noise=null", "imgsz=160",
-    "epochs=10", "batch=8", "augment=none", "device=cpu", "pictures=0", "control=false", "cache=views", "cache.views=10",
-    "cache.check=0", "trainer.optimizer=AdamW", "trainer.lr0=0.002", "trainer.momentum=0.9", "trainer.cos_lr=true",
-    "trainer.warmup_epochs=1.0", "trainer.mosaic=0.0", "trainer.cache=ram", "trainer.val=false",
+    "epochs=10", "batch=8", "augment=none", "device=cpu", "pictures=0", "control=false", "cache=views",
+    "cache.views=10", "cache.check=0", "trainer.optimizer=AdamW", "trainer.lr0=0.002", "trainer.momentum=0.9",
+    "trainer.cos_lr=true", "trainer.warmup_epochs=1.0", "trainer.mosaic=0.0", "trainer.cache=ram", "trainer.val=false",
 ]  # fmt: skip
 """Words of every run; the control is the recipe without terms, so that it is shown the same views."""
 
