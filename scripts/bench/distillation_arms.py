@@ -112,7 +112,7 @@ PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = {
             "boxes:binary+~distill.terms.cls",
             "one2many:binary+distill.heads.one2one=0",
             "one2one:binary+distill.heads.one2many=0",
-            "guard:binary+distill.terms.giou.loss.guard=true",
+            "guard:binary+distill.terms.giou.loss.guard=true+distill.terms.l1.loss.guard=true",
             "teachers_choice:binary+distill.assignment=teacher",
         ),
         (0, 1, 2),
