@@ -9,6 +9,7 @@ factor is 1 until it is measured, one for all terms on answers and one for all t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -177,6 +178,12 @@ class Recipe(nn.Module):
             if "towers" in self._loss(name).uses:
                 heads = [branch for branch in both if self.head_weights[branch] != 0]
                 self._loss(name).setup_towers({b: student[b] for b in heads}, {b: teacher[b] for b in heads})
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take the state of a run that began when recipes had no factors: it goes on without any."""
+        for name in ("factors", "measured"):
+            state_dict.setdefault(f"{prefix}{name}", getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def stage(self) -> int | None:

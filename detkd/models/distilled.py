@@ -39,7 +39,8 @@ class DistilledDetector(nn.Module):
         student_model: The network being trained, a plain Ultralytics detector.
         recipe: The distillation loss and its learnable layers, if it has any.
         progress: Share of the training done, 0..1; set by the trainer before each step.
-        measure: Whether the next batch also measures how hard each part of the loss pulls; set by the trainer.
+        measure: Whether the next batch also measures how hard each group of terms pulls; set by the trainer.
+        measure_parts: Whether it then measures every term as well, which costs a backward pass each.
         pull: What the last such batch said.
     """
 
@@ -49,6 +50,7 @@ class DistilledDetector(nn.Module):
         self.recipe = recipe
         self.progress = 0.0
         self.measure = False
+        self.measure_parts = True
         self.pull: Pull | None = None
         self.stride = student.stride
         # In a list, so that nn.Module does not register a teacher that is a module.
@@ -158,7 +160,9 @@ class DistilledDetector(nn.Module):
         groups = {
             name: (1 - alpha) * count * self.recipe.factor(name) * value for name, value in compared.groups.items()
         }
-        return measure_pull(self.student_model, alpha * loss.sum(), groups, compared.parts)
+        return measure_pull(
+            self.student_model, alpha * loss.sum(), groups, compared.parts if self.measure_parts else {}
+        )
 
     def fuse(self, verbose: bool = True, imgsz: int | list[int] = 640) -> nn.Module:
         """Return the student, fused for inference."""

@@ -23,9 +23,11 @@ __all__ = ["UltralyticsFeatures", "location_scores"]
 def location_scores(teacher: View) -> Tensor:
     """How much the teacher sees at each anchor, constant, (B, 1, A).
 
-    The sigmoid of the mean of its heads' logits, maximum over classes; a teacher with one head counts alone.
+    The sigmoid of the mean of its heads' logits, maximum over classes; a teacher with one head counts alone. A head
+    that was made of objects for the student's sake answers on a few anchors only and is none of the teacher's own.
     """
-    logits = torch.stack([widen(head.logits.detach()) for head in teacher.heads.values()]).mean(0)
+    own = [head for head in teacher.heads.values() if head.known is None]
+    logits = torch.stack([widen(head.logits.detach()) for head in own]).mean(0)
     return logits.sigmoid().amax(-1)[:, None]
 
 

@@ -26,7 +26,14 @@ from detkd.tasks.compare import check_report, picture_settings, report_settings,
 from detkd.tasks.pool import control_set, with_unlabelled
 from detkd.tasks.recipes import make_recipe
 from detkd.tasks.results import DistillResult, TrainResult
-from detkd.tasks.teachers import teacher_file, teacher_notes, teacher_sizes, teacher_source, with_packaged_teacher
+from detkd.tasks.teachers import (
+    teacher_file,
+    teacher_notes,
+    teacher_sizes,
+    teacher_source,
+    weak_teacher,
+    with_packaged_teacher,
+)
 from detkd.tasks.train import begin, epoch_samples, keep_pictures, resumable, train_and_evaluate
 
 __all__ = ["distill", "distill_on", "print_outcome"]
@@ -155,7 +162,10 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         notes.append(Note("info", FEWER_IMAGES.format(len(control_set(train)), len(train))))
     if taught_by is not None:
         notes += [Note("info", line) for line in teacher_notes(config, spec.names)]
-    alarms = [*student.outcome.get("alarms", ()), *weak_teacher(teacher, control or student)]
+    alarms = [
+        *student.outcome.get("alarms", ()),
+        *weak_teacher(config, spec.names, teacher and teacher[0], control and control.run),
+    ]
     notes = [Note("warning", f"alarm: {text}") for text in alarms] + notes
     comparison = replace(comparison, notes=(*notes, *comparison.notes))
     write_report(comparison, folder, config)
@@ -175,18 +185,6 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
 def _with_time(trained: TrainResult) -> dict[str, Any]:
     """Return what a detector costs to run and took to train."""
     return {**trained.cost, "train_seconds": trained.outcome.get("seconds")}
-
-
-def weak_teacher(teacher: tuple[Run, dict[str, Any]] | None, plain: TrainResult) -> list[str]:
-    """Return what to say of a teacher that is no better than what it teaches; nothing of one that is."""
-    known, without = teacher and teacher[0].metrics.AP, plain.metrics.AP
-    if known is None or without is None or known > without:
-        return []
-    return [
-        f"the teacher is worse here than the student without it ({known:.1f} and {without:.1f} AP): it has nothing to "
-        "teach; train it on this data, raise teacher.imgsz, check "
-        "teacher.class_map, and run detkd doctor"
-    ]
 
 
 def cache_note(facts: Mapping[str, Any]) -> str:

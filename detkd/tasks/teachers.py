@@ -13,6 +13,7 @@ from detkd.signature import call_problems
 from detkd.tasks.cache_facts import file_facts
 
 if TYPE_CHECKING:
+    from detkd.evaluation.side import Run
     from detkd.models.ensemble import EnsembleTeacher
     from detkd.models.teacher import LiveTeacher
 
@@ -26,6 +27,7 @@ __all__ = [
     "teacher_sizes",
     "teacher_source",
     "unknown_classes",
+    "weak_teacher",
     "with_packaged_teacher",
 ]
 
@@ -240,6 +242,24 @@ def unknown_classes(config: Mapping[str, Any], names: Sequence[str]) -> list[str
         return []
     own = model_names(load_detector(member.path, key="teacher", rtdetr=True))
     return _missing(names, partial_class_map(own, names, member.class_map))
+
+
+def weak_teacher(
+    config: Mapping[str, Any], names: Sequence[str], teacher: Run | None, control: Run | None
+) -> list[str]:
+    """Return what to say of a teacher that is no better than the plain student; nothing where that can't be told.
+
+    It can't without a control, for one of several teachers, or for one that does not know every class.
+    """
+    if teacher is None or control is None or config["teacher"].get("others") or unknown_classes(config, names):
+        return []
+    known, without = teacher.metrics.AP, control.metrics.AP
+    if known is None or without is None or known > without:
+        return []
+    return [
+        f"the teacher is worse here than the student without it ({known:.1f} and {without:.1f} AP): it has nothing to "
+        "teach; train it on this data, raise teacher.imgsz, check teacher.class_map, and run detkd doctor"
+    ]
 
 
 def _resolved(node: Mapping[str, Any]) -> list[Member]:

@@ -70,6 +70,7 @@ class Calibrator:
         recipe = model.recipe
         warmup = max(recipe.balance.warmup if recipe.balance else 0.0, recipe.schedule.warmup)
         model.measure = not self._done and len(recipe.terms) > 0 and model.progress >= warmup
+        model.measure_parts = not self._pulls  # alarms need them once an epoch
         model.pull = None
 
     def after_step(self, trainer: Any) -> None:

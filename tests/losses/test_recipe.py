@@ -428,3 +428,11 @@ def test_calibration_needs_both_losses():
 def test_an_unknown_assignment_is_named():
     with pytest.raises(ConfigError, match=r"distill\.assignment"):
         usual(assignment="teachers")
+
+
+def test_the_state_of_a_run_from_before_there_were_factors_is_taken():
+    recipe = usual()
+    recipe.load_state_dict({})
+    assert recipe.factors.tolist() == [1.0, 1.0]
+    with pytest.raises(RuntimeError, match="layer"):
+        recipe.load_state_dict({"layer": torch.zeros(1)})

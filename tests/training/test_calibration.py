@@ -249,3 +249,14 @@ def test_a_run_keeps_its_factors_when_it_is_resumed(tmp_path: Path):
     for name in ("last", "best"):
         plain = torch.load(tmp_path / "parts" / "weights" / f"{name}.pt", weights_only=False)["model"]
         assert not [key for key in plain.state_dict() if "recipe" in key or "adapter" in key]
+
+
+def test_single_terms_are_measured_once_an_epoch(tmp_path):
+    model, calibrator = detector(USUAL), Calibrator(tmp_path)
+    seen = []
+    for _ in range(2):
+        calibrator.before_step(model)
+        model.loss(batch())
+        seen.append((bool(model.pull.parts), bool(model.pull.groups)))
+        calibrator.take(model, model.pull)
+    assert seen == [(True, True), (False, True)]
