@@ -51,10 +51,11 @@ class Term:
         if self.region is not None and not isinstance(self.region, Region):
             raise ConfigError(f"{key}.region: must be a Region, got {type(self.region).__name__}; give a _target_")
 
-    @property
-    def group(self) -> str:
-        """Return which gradient share it counts to: "features" for terms on feature maps, else "head"."""
-        return "features" if "feats" in self.loss.uses else "head"
+    def group(self, branch: Branch) -> str:
+        """Return which gradient share it counts to: "features" for terms on feature maps, else that of the head."""
+        if "feats" in self.loss.uses:
+            return "features"
+        return "head_o2o" if branch == "one2one" else "head"
 
 
 def make_term(name: str, parts: Mapping[str, object]) -> Term:
@@ -97,11 +98,13 @@ class Compared(NamedTuple):
 
     Attributes:
         groups: Scalar per group of terms, with all weights but alpha and the group's factor.
+        full: The same without the weight of the head and without schedules, which leaves what calibration compares.
         items: The plain value of each term and head, detached and without any weight.
         parts: The same values with their graph and all weights but alpha and factor; those with weight 0 are missing.
     """
 
     groups: dict[str, Tensor]
+    full: dict[str, Tensor]
     items: dict[str, Tensor]
     parts: dict[str, Tensor]
 

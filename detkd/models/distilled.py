@@ -155,14 +155,11 @@ class DistilledDetector(nn.Module):
         return total, {**items, **kd_items, "kd": kd.detach()}
 
     def _pull(self, compared: Compared, loss: Tensor, count: int) -> Pull:
-        """Measure how hard detection and distillation pull on this batch, with the weights they have in the sum."""
+        """Measure how hard detection and distillation pull on this batch, as if no head and no schedule faded."""
         alpha = self.recipe.alpha
-        groups = {
-            name: (1 - alpha) * count * self.recipe.factor(name) * value for name, value in compared.groups.items()
-        }
-        return measure_pull(
-            self.student_model, alpha * loss.sum(), groups, compared.parts if self.measure_parts else {}
-        )
+        groups = {name: (1 - alpha) * count * self.recipe.factor(name) * x for name, x in compared.full.items()}
+        parts = compared.parts if self.measure_parts else {}
+        return measure_pull(self.student_model, alpha * loss.sum(), native_weights(self.criterion), groups, parts)
 
     def fuse(self, verbose: bool = True, imgsz: int | list[int] = 640) -> nn.Module:
         """Return the student, fused for inference."""

@@ -55,7 +55,7 @@ def check_recipe(config: Mapping[str, Any]) -> tuple[Finding, Any]:
     terms = ", ".join(f"{name} x {weight:g}" for name, weight in recipe.weights.items()) or "no terms"
     text = f"{terms}; alpha {recipe.alpha:g}, lambda {recipe.kd_weight:g}"
     if recipe.balance is not None:
-        shares = [f"{group} {recipe.balance.target(group)}" for group in GROUPS if recipe.balance.target(group)]
+        shares = [f"{key} {recipe.balance.target(key)}" for key in ("head", "features") if recipe.balance.target(key)]
         text += f", calibrated to shares of the gradient: {', '.join(shares)}"
     facts = {"terms": dict(recipe.weights), "alpha": recipe.alpha, "lambda": recipe.kd_weight}
     said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
@@ -96,13 +96,12 @@ def check_gradients(pulls: Sequence[Pull], columns: Sequence[str]) -> Finding:
     return Finding("gradients", "ok" if norms else "skipped", text or "no terms", facts=facts)
 
 
-def check_share(pulls: Sequence[Pull], recipe: Any, strength: float) -> Finding:
+def check_share(pulls: Sequence[Pull], recipe: Any) -> Finding:
     """Say how hard distillation pulls beside the labels, and which factor calibration would begin with.
 
     Args:
         pulls: Measured on a few batches at the initial weights.
         recipe: The distillation loss.
-        strength: Value of its schedule at the measurement.
     """
     balance = recipe.balance or Balance()
     facts: dict[str, Any] = {}
@@ -115,18 +114,17 @@ def check_share(pulls: Sequence[Pull], recipe: Any, strength: float) -> Finding:
         share = statistics.median(shares)
         facts[group] = {"share": share, "target": target, "factor": None}
         line = f"{group}: {share:.3g} of the labels' gradient"
-        if target is not None and share > 0 and strength > 0:
-            scaled = [one / strength for one in shares]
-            factor = next_factor(1.0, scaled, target, bound=balance.bound, limit=balance.limit, first=True)
+        if target is not None and share > 0:
+            factor = next_factor(1.0, shares, target, bound=balance.bound, limit=balance.limit, first=True)
             facts[group]["factor"] = factor
-            line += f", calibrate.{group}={target:g} makes it {factor:.3g} times as strong"
+            line += f", calibrate.{group.removesuffix('_o2o')}={target:g} makes it {factor:.3g} times as strong"
         lines.append(line)
     if len(facts) == 1 and (factor := next(iter(facts.values()))["factor"]) is not None:
         lines[0] += f", as distill.lambda={recipe.kd_weight * factor:.3g} would"
     if not lines:
         return Finding("share of the gradient", "skipped", "no term reaches what labels train too", facts=facts)
     text = "; ".join(lines)
-    total = sum(entry["share"] for entry in facts.values())
+    total = max(entry["share"] for entry in facts.values())
     if recipe.balance is None and total > _LOUD:
         advice = "distillation drowns the labels: set distill.calibrate.head=0.3, or lower distill.lambda"
         return Finding("share of the gradient", "warning", text, advice, facts)

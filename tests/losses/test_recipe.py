@@ -340,9 +340,12 @@ def test_each_group_has_its_factor():
     recipe = Recipe([Term("cls", BinaryLogits()), Term("feats", Layered())])
     recipe.setup((4, 4, 4), (4, 4, 4))
     compared = recipe.compare(student, teacher, {}, 0.5, NATIVE)
-    assert set(compared.groups) == {"head", "features"}
-    recipe.factors[:] = torch.tensor([3.0, 0.5])
-    torch.testing.assert_close(recipe.total(compared), 3 * compared.groups["head"] + 0.5 * compared.groups["features"])
+    assert set(compared.groups) == {"head", "head_o2o", "features"}
+    recipe.factors[:] = torch.tensor([3.0, 2.0, 0.5])
+    parts = compared.groups
+    torch.testing.assert_close(
+        recipe.total(compared), 3 * parts["head"] + 2 * parts["head_o2o"] + parts["features"] / 2
+    )
 
 
 def test_classes_the_teacher_does_not_know_get_no_pressure():
@@ -433,6 +436,8 @@ def test_an_unknown_assignment_is_named():
 def test_the_state_of_a_run_from_before_there_were_factors_is_taken():
     recipe = usual()
     recipe.load_state_dict({})
-    assert recipe.factors.tolist() == [1.0, 1.0]
+    assert recipe.factors.tolist() == [1.0, 1.0, 1.0]
+    recipe.load_state_dict({"factors": torch.tensor([3.0, 0.5]), "measured": torch.tensor(4)})
+    assert recipe.factors.tolist() == [1.0, 1.0, 1.0]
     with pytest.raises(RuntimeError, match="layer"):
         recipe.load_state_dict({"layer": torch.zeros(1)})
