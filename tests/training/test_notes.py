@@ -54,7 +54,7 @@ def test_a_step_that_grows_with_the_loss_is_named() -> None:
     said = step_note("SGD", 0.25, "SGD")
     assert said is not None
     assert "labels move the student by distill.alpha=0.25 times the step they give the control" in said
-    assert "divide trainer.lr0 by 0.25" in said
+    assert "divide the student's trainer.lr0 by 0.25" in said
     assert "auto" not in said
     assert "auto ignores lr0" in str(step_note("MuSGD", 0.5, "auto"))
     assert "but for its orthogonalised part" in str(step_note("MuSGD", 0.5, "auto"))
