@@ -33,7 +33,7 @@ def step_note(optimizer: str, alpha: float, asked: str = "") -> str | None:
     if optimizer in _SCALE_FREE or alpha == 1:
         return None
     part = " (but for its orthogonalised part)" if optimizer == "MuSGD" else ""
-    advice = "raise distill.alpha and distill.lambda" if alpha == 0 else f"divide the student's trainer.lr0 by {alpha:g}"
+    advice = f"divide the student's trainer.lr0 by {alpha:g}" if alpha else "raise distill.alpha and distill.lambda"
     if alpha and asked.lower() == "auto":
         advice += " (with trainer.optimizer set: auto ignores lr0)"
     return (
