@@ -66,6 +66,7 @@ class View(NamedTuple):
         towers: Maps inside each head; None where nobody asked for them.
         finish: Turns such maps, in the source's own width, into what its head makes of them: `finish(branch, towers)`.
             The source's weights are constant, a gradient goes to the maps. None where the source is no live network.
+        lost: Why outputs are missing that the networks behind the source do have, by name, e.g. "dist"; for messages.
     """
 
     heads: dict[str, HeadOutput]
@@ -75,6 +76,7 @@ class View(NamedTuple):
     feats: tuple[Tensor, ...] | None = None
     towers: Mapping[str, Towers] | None = None
     finish: Callable[[str, Towers], HeadOutput] | None = None
+    lost: Mapping[str, str] | None = None
 
     def head(self, branch: Branch) -> HeadOutput:
         """Return the head called `branch`, or raise `ShapeError` naming those there are."""

@@ -65,12 +65,21 @@ def check_outputs(loss: DistillLoss, term: str, view: View, branch: Branch, role
     }
     missing = [name for name in sorted(loss.uses) if have.get(name) is None]
     if missing:
-        reason = "YOLO26 heads have no distance distribution" if "dist" in missing else "its source does not keep them"
-        instead = getattr(loss, "alternative", "") or f"choose another loss or another {role}"
+        instead = loss.alternative.replace("TERM", term) or f"choose another loss or another {role}"
         raise PairError(
             f"distill.terms.{term}: reads {', '.join(missing)}, which the {role}'s {branch} head does not give "
-            f"({reason}); {instead}"
+            f"({_reason(missing, view, head)}); {instead}"
         )
+
+
+def _reason(missing: Iterable[str], view: View, head: HeadOutput) -> str:
+    """Return why a head lacks these outputs."""
+    told = [why for name, why in (view.lost or {}).items() if name in missing]
+    if told:
+        return "; ".join(told)
+    if head.known is not None:
+        return "it is made of objects or of stored answers, not a head of its own"
+    return "YOLO26 heads have no distance distribution" if "dist" in missing else "its source does not keep them"
 
 
 def detach_view(view: View) -> View:

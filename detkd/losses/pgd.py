@@ -117,7 +117,8 @@ def region_squares(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum over cells of the squared error between standardised maps, averaged over channels.
 
     Each channel of both sides gets mean 0 and variance 1 over images and cells; then
-    `sum over images and cells of w * mean over channels of (x_s - x_t)^2`. Divide it by a mass of the weights.
+    `sum over images and cells of w * mean over channels of (x_s - x_t)^2`. It grows with the weights and the batch: the
+    caller divides it.
 
     Args:
         student: Adapted student map, (B, K, H, W), any float dtype.
@@ -136,10 +137,12 @@ def region_squares(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
 
 
 class RegionFeatures(DistillLoss):
-    """Make the student's neck maps equal the teacher's where the region says: a weighted mean over cells and channels.
+    """Make the student's neck maps rise and fall with the teacher's where the region says; see `region_squares`.
 
     With `QualityGaussian` as the region this is the feature part of prediction-guided distillation. The sum of
-    `region_squares` over the levels is divided by the sum of the weights over the batch, at least 1.
+    `region_squares` over the levels is divided by one mass for all of them, the sum of the region's weights over the
+    batch: a weighted mean over the cells of all levels, or less than that where the weights sum to less than 1. Cells
+    of which the teacher says nothing (unknown anchors, objects of unknown classes) have weight 0 by then.
 
     Args:
         adapter: "always" (a 1x1 convolution per level) or "needed" (only where the widths differ).

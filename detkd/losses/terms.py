@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from detkd.losses.pairing import BRANCHES
 from detkd.losses.schedule import Schedule
 from detkd.types import Branch
 
-__all__ = ["Compared", "Term", "column", "make_term"]
+__all__ = ["Compared", "Term", "column", "make_term", "term_doubts"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,20 @@ def make_term(name: str, parts: Mapping[str, object]) -> Term:
         region=parts.get("region"),  # type: ignore[arg-type]
         schedule=schedule,  # type: ignore[arg-type]
     )
+
+
+def term_doubts(terms: Iterable[tuple[str, nn.Module]]) -> list[str]:
+    """Return what is doubtful about the arguments of losses, each sentence beginning with its key.
+
+    Args:
+        terms: Name and loss of each term, `recipe.terms.items()`.
+    """
+    return [
+        f"distill.terms.{name}.loss.{text}"
+        for name, loss in terms
+        if isinstance(loss, DistillLoss)
+        for text in loss.doubts()
+    ]
 
 
 class Compared(NamedTuple):

@@ -160,13 +160,12 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         notes.insert(0, Note("warning", NO_CONTROL))
     elif not same_images:
         notes.append(Note("info", FEWER_IMAGES.format(len(control_set(train)), len(train))))
+    notes += [Note("info", line) for line in student.outcome.get("notes", ())]
     if taught_by is not None:
         notes += [Note("info", line) for line in teacher_notes(config, spec.names)]
     alarms = [
         *student.outcome.get("alarms", ()),
-        *weak_teacher(
-            config, spec.names, None if teacher is None else teacher[0], None if control is None else control.run
-        ),
+        *weak_teacher(config, spec.names, teacher[0] if teacher else None, control.run if control else None),
     ]
     notes = [Note("warning", f"alarm: {text}") for text in alarms] + notes
     comparison = replace(comparison, notes=(*notes, *comparison.notes))

@@ -34,6 +34,7 @@ class Outcome:
         shown: Which views of each image were shown, in words.
         alarms: What was wrong with the distillation, in sentences that say what to do.
         factors: What calibration multiplied each group of terms with in the end; empty without.
+        notes: What a reader must know of how the distillation was set up.
     """
 
     initial_hash: str
@@ -47,6 +48,7 @@ class Outcome:
     shown: str = ""
     alarms: tuple[str, ...] = ()
     factors: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def shown_views(plan: TrainPlan) -> str:
@@ -67,8 +69,11 @@ def run_training(plan: TrainPlan) -> Outcome:
             threads = plan.threads or usable_cores()
             epochs, steps = state["epochs"], state["steps"]
             alarms = tuple(Calibrator(plan.folder, resume=True).alarms)
-            amp, facts = state["amp"], (labels_hash(plan.train), shown_views(plan), alarms, state.get("factors", {}))
-            return Outcome(initial_hash, batch_hash, epochs, steps, state["seconds"], threads, amp, *facts)
+            facts = (labels_hash(plan.train), shown_views(plan), alarms, state.get("factors", {}))
+            said = tuple(state.get("notes", ()))
+            return Outcome(
+                initial_hash, batch_hash, epochs, steps, state["seconds"], threads, state["amp"], *facts, notes=said
+            )
     bound: type[Trainer] = type("BoundTrainer", (Trainer,), {"plan": plan})
     trainer = bound(overrides=plan.arguments)
     trainer.train()
@@ -84,6 +89,7 @@ def run_training(plan: TrainPlan) -> Outcome:
         shown_views(plan),
         tuple(trainer.calibrator.alarms),
         trainer.factors(),
+        tuple(trainer.notes.said),
     )
     del trainer  # it sits in reference cycles and would keep device memory from the next run
     gc.collect()

@@ -37,6 +37,7 @@ from detkd.training.checkpoint import (
 from detkd.training.dataset import RecordDataset
 from detkd.training.loader import data_facts, make_set, resized, view_plan
 from detkd.training.monitor import Monitor
+from detkd.training.notes import Notes
 from detkd.training.plan import TrainPlan, usable_cores
 from detkd.training.sampler import EpochSampler
 
@@ -73,8 +74,10 @@ class Trainer(DetectionTrainer):
             torch.set_num_threads(self.plan.threads or usable_cores())
         Monitor(self.plan.description).attach(self)
         self.calibrator = Calibrator(self.plan.folder, resume=self.plan.resume)
+        self.notes = Notes()
         if self.plan.distillation is not None:
             self.calibrator.attach(self)
+            self.notes.attach(self)
         self.add_callback("on_train_epoch_start", _restart_steps)
 
     @property
@@ -159,7 +162,7 @@ class Trainer(DetectionTrainer):
         self.model: nn.Module = student
         if plan.distillation is None:
             return
-        source = plan.distillation.source(plan.train.names)
+        self.notes.source = source = plan.distillation.source(plan.train.names)
         self.model = DistilledDetector(student, source, plan.distillation.recipe())
         self.model.probe(plan.imgsz, plan.distillation.imgsz or plan.imgsz)
 
@@ -223,6 +226,7 @@ class Trainer(DetectionTrainer):
             "hashes": [self.initial_hash, self.batch_hash],
             "seconds": self.seconds,
             "factors": self.factors(),
+            "notes": list(self.notes.said),
             "results": self.csv.read_text(encoding="utf-8"),
         }
         save_state(self.plan.folder / RESUME_FILE, state)

@@ -7,12 +7,14 @@ import torch
 
 from detkd.errors import ConfigError, PairError, ShapeError
 from detkd.losses.balance import Balance
-from detkd.losses.base import DistillLoss, Region
+from detkd.losses.base import DistillLoss, Region, tower_channels
 from detkd.losses.binary import BinaryLogits
 from detkd.losses.boxes import BoxIoU, BoxL1
+from detkd.losses.crosshead import CrossHead
 from detkd.losses.pairing import detach_view, known_classes, paired_heads
 from detkd.losses.recipe import Recipe, Schedule, Term
 from detkd.losses.regions import Everywhere, TeacherTop
+from detkd.losses.terms import term_doubts
 from detkd.types import Labels
 from tests.losses.views import ANCHORS, leaves, make_assignment, make_view, pick
 
@@ -183,6 +185,35 @@ def test_missing_outputs_are_refused_by_name(missing, role):
     with pytest.raises(PairError, match=f"distill.terms.extra: reads {missing}, which the {role}'s one2many head"):
         call(recipe, *pair)
     call(recipe, full, full)
+
+
+def test_the_true_reason_for_a_missing_output_is_given():
+    student, teacher = make_view(1, bins=4), make_view(2)
+    recipe = Recipe([Term("extra", Reads("dist"))])
+    with pytest.raises(PairError, match=r"\(YOLO26 heads have no distance distribution\); choose another loss"):
+        call(recipe, student, teacher)
+    with pytest.raises(PairError, match=r"\(averaged away\); choose another loss or another teacher"):
+        call(recipe, student, teacher._replace(lost={"dist": "averaged away", "feats": "left out"}))
+    with pytest.raises(PairError, match=r"\(it is made of objects or of stored answers, not a head of its own\)"):
+        call(recipe, student, knowing(teacher, torch.ones(2, ANCHORS, dtype=torch.bool)))
+
+
+def test_a_loss_inside_the_head_says_how_to_leave_a_head_out():
+    student, teacher = make_view(1, towers=True), make_view(2, towers=True)
+    teacher = teacher._replace(towers={"one2many": teacher.towers["one2many"]})
+    recipe = Recipe([Term("mine", CrossHead())])
+    recipe.setup_towers(tower_channels(student), tower_channels(teacher))
+    with pytest.raises(PairError, match=r"one2one head .*; set distill\.terms\.mine\.branches=\[one2many\]"):
+        call(recipe, student, teacher)
+    recipe = Recipe([Term("mine", CrossHead(), branches=("one2many",))])
+    recipe.setup_towers(tower_channels(student), tower_channels(teacher))
+    assert list(call(recipe, student, teacher)[1]) == ["kd_mine"]
+
+
+def test_doubtful_arguments_are_named_by_their_key():
+    recipe = Recipe([Term("cls", BinaryLogits(temperature=2.0)), Term("other", BinaryLogits())])
+    (doubt,) = term_doubts(recipe.terms.items())
+    assert doubt.startswith("distill.terms.cls.loss.temperature: 2 with sigmoid scores")
 
 
 def test_wrong_shapes_are_refused():
