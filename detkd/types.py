@@ -107,12 +107,18 @@ class Assignment(NamedTuple):
         scores: The assigner's soft target per class, 0 off the foreground, (B, A, C).
         boxes_xyxy: Box of the assigned label in pixels, (B, A, 4); meaningless off the foreground.
         labels: The labelled objects themselves; None where the source does not say.
+        classes: Class number of the assigned label, (B, A) long; meaningless off the foreground. None where the source
+            does not say. `scores` may not tell: they are 0 where the student's box misses the object.
+        labelled: False for images that nobody labelled, (B,) bool; None for none of those. Such an image has neither
+            foreground nor labels, which says nothing about what is in it.
     """
 
     foreground: Tensor
     scores: Tensor
     boxes_xyxy: Tensor
     labels: Labels | None = None
+    classes: Tensor | None = None
+    labelled: Tensor | None = None
 
 
 class Context(NamedTuple):

@@ -135,13 +135,22 @@ def known_classes(
         if part is None:
             kept[branch] = None
             continue
-        scores = part.scores[..., index]
-        excluded[branch] = part.foreground & (scores.sum(-1) == 0)
-        labels = part.labels
+        labels, owner = part.labels, part.classes
+        if owner is None:  # then only the targets tell, where the assigner left more than 0 of them
+            excluded[branch] = part.foreground & (part.scores[..., ~flags] > 0).any(-1)
+        else:
+            owner = owner.clamp(0, len(flags) - 1)
+            excluded[branch] = part.foreground & ~flags[owner]
+            owner = number[owner].clamp(min=0)
         if labels is not None:
             classes = labels.classes.clamp(min=0)
             labels = labels._replace(present=labels.present & flags[classes], classes=number[classes].clamp(min=0))
-        kept[branch] = part._replace(foreground=part.foreground & ~excluded[branch], scores=scores, labels=labels)
+        kept[branch] = part._replace(
+            foreground=part.foreground & ~excluded[branch],
+            scores=part.scores[..., index],
+            labels=labels,
+            classes=owner,
+        )
     return view(student), view(teacher), kept, excluded
 
 

@@ -11,7 +11,7 @@ from detkd.errors import ShapeError
 from detkd.losses.adapters import ADAPTERS, build_adapters, levels, standardise
 from detkd.losses.base import DistillLoss, Region
 from detkd.losses.checks import check_choice, check_number, check_same_shape
-from detkd.losses.regions import batch_mass, teacher_quality
+from detkd.losses.regions import batch_mass, teacher_quality, where_labelled
 from detkd.ops.anchors import split_levels
 from detkd.ops.boxes import pairwise_iou
 from detkd.ops.divergence import widen
@@ -89,8 +89,8 @@ def object_weights(
 class QualityGaussian(Region):
     """The cells where the teacher predicts the labelled objects best, highest in their midst; see `object_weights`.
 
-    For terms on answers and, through `RegionFeatures`, on feature maps. Where labels are not known (a batch without
-    them, or a source that does not keep them), each anchor counts as much as the teacher's score there.
+    For terms on answers and, through `RegionFeatures`, on feature maps. Where labels are not known (a batch or an image
+    without them, or a source that does not keep them), each anchor counts as much as the teacher's score there.
 
     Args:
         top: Cells per object; a whole number >= 1.
@@ -105,12 +105,13 @@ class QualityGaussian(Region):
 
     def forward(self, student: View, teacher: View, context: Context) -> Tensor:
         """Return weights in [0, 1], (B, A)."""
-        head = teacher.head(context.branch)
-        if context.assignment is None or context.assignment.labels is None:
-            return teacher_quality(head.logits)
-        points = widen(student.anchor_points) * widen(student.strides)
-        labels = context.assignment.labels
-        return object_weights(head, points, student.strides, labels, top=self.top, balance=self.balance)
+        head, assignment = teacher.head(context.branch), context.assignment
+        quality = teacher_quality(head.logits)
+        if assignment is None or assignment.labels is None:
+            return quality
+        points, labels = widen(student.anchor_points) * widen(student.strides), assignment.labels
+        weights = object_weights(head, points, student.strides, labels, top=self.top, balance=self.balance)
+        return where_labelled(weights, quality, assignment)
 
 
 def region_squares(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:

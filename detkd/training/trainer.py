@@ -281,7 +281,8 @@ class Trainer(DetectionTrainer):
             return False
         raise ModelError(
             f"trainer.lr0: the loss became {float(self.loss.detach())} in epoch {epoch + 1}; lower trainer.lr0 "
-            f"(now {self.args.lr0}) or distill.lambda and start again"
+            f"(now {self.args.lr0}) or, with calibration, distill.calibrate.head / features (else distill.lambda), and "
+            "start again"
         )
 
     def final_eval(self) -> None:

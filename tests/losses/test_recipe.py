@@ -412,6 +412,37 @@ def test_anchors_of_an_unknown_class_are_left_alone():
     assert head.logits.grad[0, 6].any()
 
 
+def test_the_class_of_a_label_decides_not_what_is_left_of_its_target():
+    """The assigner's target is 0 where the student's box misses the object or the label isn't trusted at all."""
+    classes = torch.tensor([True, False, True, True, True])
+    teacher = make_view(2)
+    knowing = teacher._replace(heads={n: h._replace(classes=classes) for n, h in teacher.heads.items()})
+    assignment = make_assignment(3)
+    foreground, scores = torch.zeros_like(assignment.foreground), torch.zeros_like(assignment.scores)
+    foreground[0, 4:8] = True  # an unknown class and a known one, each with a target and without
+    scores[0, 4, 1] = scores[0, 6, 3] = 0.9
+    owner = torch.full(foreground.shape, 5)  # off the foreground, the assigner may give a number that is no class
+    owner[0, 4:8] = torch.tensor([1, 1, 3, 3])
+    told = assignment._replace(foreground=foreground, scores=scores, classes=owner)
+    _, _, kept, excluded = known_classes(make_view(1), knowing, {"one2many": told})
+    assert excluded["one2many"].nonzero().tolist() == [[0, 4], [0, 5]]
+    assert kept["one2many"].foreground.nonzero().tolist() == [[0, 6], [0, 7]]
+    assert kept["one2many"].classes[0, 6:8].tolist() == [2, 2]  # numbers among the four that are left
+    untold = told._replace(classes=None)  # then an anchor without a target is not known to be of an unknown class
+    _, _, kept, excluded = known_classes(make_view(1), knowing, {"one2many": untold})
+    assert excluded["one2many"].nonzero().tolist() == [[0, 4]]
+    assert kept["one2many"].classes is None
+
+
+def test_which_images_are_labelled_outlives_the_choice_of_classes():
+    classes = torch.tensor([True, False, True, True, True])
+    teacher = make_view(2)
+    knowing = teacher._replace(heads={n: h._replace(classes=classes) for n, h in teacher.heads.items()})
+    given = make_assignment(3)._replace(labelled=torch.tensor([True, False]))
+    _, _, kept, _ = known_classes(make_view(1), knowing, {"one2many": given})
+    assert kept["one2many"].labelled.tolist() == [True, False]
+
+
 def test_labels_of_a_class_the_teacher_does_not_know_are_not_present():
     classes = torch.tensor([True, False, True, True, True])
     student, teacher = make_view(1), make_view(2)
