@@ -230,10 +230,8 @@ class Recipe(nn.Module):
 
     def total(self, compared: Compared) -> Tensor:
         """Return the sum of all groups, each times its factor."""
-        total = self.factors.new_zeros(())
-        for group, value in compared.groups.items():
-            total = total + self.factor(group) * value
-        return total
+        weighed = (self.factor(group) * value for group, value in compared.groups.items())
+        return sum(weighed, self.factors.new_zeros(()))
 
     def compare(
         self,

@@ -84,7 +84,7 @@ class Notes:
         if not isinstance(model, DistilledDetector):
             return
         for text in term_doubts(model.recipe.terms.items()):
-            trainer.calibrator.alarm(text)
+            trainer.calibrator.alarm(text.partition(":")[0] + " doubt", text)
         asked = str(trainer.plan.arguments.get("optimizer", "auto"))
         for note in (
             step_note(type(trainer.optimizer).__name__, model.recipe.alpha, asked),
