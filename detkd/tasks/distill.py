@@ -164,7 +164,7 @@ def distill_on(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, resum
         notes += [Note("info", line) for line in teacher_notes(config, spec.names)]
     alarms = [
         *student.outcome.get("alarms", ()),
-        *weak_teacher(config, spec.names, teacher and teacher[0], control and control.run),
+        *weak_teacher(config, spec.names, teacher and teacher[0], None if control is None else control.run),
     ]
     notes = [Note("warning", f"alarm: {text}") for text in alarms] + notes
     comparison = replace(comparison, notes=(*notes, *comparison.notes))
