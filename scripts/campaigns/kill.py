@@ -280,8 +280,8 @@ def _done(out: Path) -> bool:
     return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("status") == "done"
 
 
-def prepare(base: Path) -> None:
-    """Draw the images and train the two models that compare and export need."""
+def prepare(base: Path, *, models: bool) -> None:
+    """Draw the images and, where asked for, train the two models that compare and export need."""
 
     def draw_both() -> None:
         from detkd.data.toy import draw_toy
@@ -290,6 +290,8 @@ def prepare(base: Path) -> None:
         draw_toy(base / "footage", images=28, size=(96, 64), seed=9, workers=1)
 
     in_child(draw_both)
+    if not models:
+        return
     words = next(job for job in jobs(base) if job.name == "distill").typed(base / "models")
     if wait(start([*words, "epochs=1", "pictures=0"], base / "models.log", base, None), None):
         raise SystemExit((base / "models.log").read_text()[-2000:])
@@ -327,10 +329,9 @@ def campaign(base: Path, seed: int, only: str | None, trials: int | None) -> dic
     from detkd.runs import environment_record
 
     rows, every = [], []
-    prepare(base)
-    for job in jobs(base):
-        if only and not job.name.startswith(only):
-            continue
+    chosen = [job for job in jobs(base) if not only or job.name.startswith(tuple(only.split(",")))]
+    prepare(base, models=any(job.name in ("compare", "export") for job in chosen))
+    for job in chosen:
         rng = random.Random(f"{seed} {job.name}")
         folder = base / job.name.replace(" ", "-")
         whole = undisturbed(job, folder)
@@ -355,7 +356,7 @@ def campaign(base: Path, seed: int, only: str | None, trials: int | None) -> dic
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="verbs that begin with this")
+    parser.add_argument("--only", help="verbs that begin with this, or with one of these: compare,export")
     parser.add_argument("--trials", type=int, help="of each verb, instead of the usual number")
     parser.add_argument("--base", type=Path, help="folder to work in; by default a temporary one, removed afterwards")
     parser.add_argument("--record", type=Path, help="JSON file for the result")
