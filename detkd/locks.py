@@ -23,7 +23,7 @@ _ORPHANS = 15.0
 """Seconds that processes which load images may outlive the one that started them; they share its lock."""
 
 
-def hold(folder: Path, *, key: str, owner: Callable[[], str | None] = lambda: None) -> None:
+def hold(folder: Path, *, key: str, owner: Callable[[], str | None] = lambda: None) -> bool:
     """Make this process the only one that works in a folder until `let_go`, or until it ends, however it does.
 
     The folder itself is locked: a lock file would be left behind in every run. Holding it again is no mistake. Where
@@ -35,16 +35,19 @@ def hold(folder: Path, *, key: str, owner: Callable[[], str | None] = lambda: No
         key: Config key of the folder, for the message.
         owner: Says who works there, None if that is a process that has ended.
 
+    Returns:
+        Whether this call made it the only one: nobody else writes there now.
+
     Raises:
         ConfigError: If another process works there.
     """
     folder = folder.resolve()
     if folder in _HELD or fcntl is None or int(os.environ.get("RANK", "-1")) > 0:
-        return
+        return False
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
-        return
+        return False
     deadline = time.monotonic() + _ORPHANS
     while True:
         try:
@@ -61,9 +64,9 @@ def hold(folder: Path, *, key: str, owner: Callable[[], str | None] = lambda: No
             ) from err
         except OSError:  # a network file system without locks
             os.close(handle)
-            return
+            return False
         _HELD[folder] = handle
-        return
+        return True
 
 
 def let_go(folder: Path) -> None:

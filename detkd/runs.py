@@ -156,8 +156,8 @@ def claim(folder: Path, *, key: str = "out") -> None:
     Raises:
         ConfigError: If another process works there.
     """
-    hold(folder, key=key, owner=lambda: _at_work(folder))
-    sweep(*(folder / part for part in _PARTS))
+    if hold(folder, key=key, owner=lambda: _at_work(folder)):
+        sweep(*(folder / part for part in _PARTS))
 
 
 def _at_work(folder: Path) -> str | None:

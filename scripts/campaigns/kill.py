@@ -40,8 +40,10 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 import facts  # beside this file
 
 KINDS = ("time", "step", "byte")
+BAD = ("failed", "differs", "broken", "redone", "left")
+"""What must be empty in a trial."""
 TRIALS = {
-    "train": 5, "distill": 4, "distill from a cache": 2, "cache build": 4, "pseudolabel": 4, "compare": 3, "export": 3,
+    "cache build": 5, "pseudolabel": 5, "compare": 4, "export": 3, "train": 4, "distill": 3, "distill from a cache": 2,
 }  # fmt: skip
 
 
@@ -324,13 +326,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def campaign(base: Path, seed: int, only: str | None, trials: int | None) -> dict[str, Any]:
-    """Run everything; return the record."""
+def campaign(base: Path, seed: int, only: str | None, trials: int | None, record: Path | None) -> dict[str, Any]:
+    """Run everything; return the record, in which verbs that did not run now are as they were."""
     from detkd.runs import environment_record
 
-    rows, every = [], []
     chosen = [job for job in jobs(base) if not only or job.name.startswith(tuple(only.split(",")))]
+    chosen.sort(key=lambda job: [*TRIALS].index(job.name))
     prepare(base, models=any(job.name in ("compare", "export") for job in chosen))
+    content: dict[str, Any] = {"schema": 1, "seed": seed, "environment": environment_record(), "rows": [], "trials": []}
+    if record is not None and record.is_file():
+        content |= {key: value for key, value in json.loads(record.read_text()).items() if key in ("rows", "trials")}
     for job in chosen:
         rng = random.Random(f"{seed} {job.name}")
         folder = base / job.name.replace(" ", "-")
@@ -339,18 +344,22 @@ def campaign(base: Path, seed: int, only: str | None, trials: int | None) -> dic
         for number in range(TRIALS[job.name] if trials is None else trials):
             trial = try_it(job, whole, folder / str(number), rng, number)
             made.append(trial)
-            good = not (trial.failed or trial.differs or trial.broken or trial.redone or trial.left)
+            good = not any(getattr(trial, key) for key in BAD)
             print(
                 f"{job.name} {number}: {trial.kills} {'good' if good else asdict(trial)}", file=sys.stderr, flush=True
             )
             if good:
                 shutil.rmtree(folder / str(number))
-        rows.append(row(job.name, whole, made))
-        every += made
-    return {
-        "schema": 1, "seed": seed, "environment": environment_record(), "kills": sum(one["kills"] for one in rows),
-        "rows": rows, "trials": [asdict(trial) for trial in every],
-    }  # fmt: skip
+        rows = [one for one in content["rows"] if one["verb"] != job.name]
+        rows.append({**row(job.name, whole, made), "seed": seed, "commit": content["environment"]["commit"]})
+        kept = [one for one in content["trials"] if one["job"] != job.name]
+        content["rows"] = sorted(rows, key=lambda one: [*TRIALS].index(one["verb"]))
+        content["trials"] = [*kept, *map(asdict, made)]
+        content["kills"] = sum(one["kills"] for one in content["rows"])
+        if record is not None:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return content
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -359,23 +368,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", help="verbs that begin with this, or with one of these: compare,export")
     parser.add_argument("--trials", type=int, help="of each verb, instead of the usual number")
     parser.add_argument("--base", type=Path, help="folder to work in; by default a temporary one, removed afterwards")
-    parser.add_argument("--record", type=Path, help="JSON file for the result")
+    parser.add_argument("--record", type=Path, help="JSON file for the result; rows of other verbs in it are kept")
     options = parser.parse_args(arguments)
     base = options.base or Path(tempfile.mkdtemp(prefix="detkd-kill-"))
     facts.import_everything()
     try:
-        record = campaign(base.resolve(), options.seed, options.only, options.trials)
+        record = campaign(base.resolve(), options.seed, options.only, options.trials, options.record)
     finally:
         if options.base is None:
             shutil.rmtree(base, ignore_errors=True)
-    if options.record:
-        options.record.parent.mkdir(parents=True, exist_ok=True)
-        options.record.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(table(record["rows"]))
-    bad = [
-        one for one in record["trials"] if any(one[key] for key in ("failed", "differs", "broken", "redone", "left"))
-    ]
-    return 1 if bad else 0
+    return 1 if any(one[key] for one in record["trials"] for key in BAD) else 0
 
 
 if __name__ == "__main__":
