@@ -127,7 +127,7 @@ def train_once(
     """Train according to a plan, or return what an earlier, finished attempt in the same folder made."""
     from detkd.models.weights import quiet
     from detkd.training.integrations import switched
-    from detkd.training.run import run_training
+    from detkd.training.run import run_training, settle
 
     folder: Path = plan.folder
     weights = folder / "weights" / f"{checkpoint}.pt"
@@ -135,6 +135,7 @@ def train_once(
     if not plan.resume:
         for left in (done, folder / "resume.pt"):
             left.unlink(missing_ok=True)
+    settle(plan)
     if not done.is_file():
         with quiet(20 if verbose else 40), switched(loggers):
             write_json(done, asdict(run_training(plan)))

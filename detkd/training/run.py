@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 import detkd.environment
 
 import torch
+from ultralytics.utils.torch_utils import init_seeds
 
 from detkd.data.unlabelled import labels_hash
+from detkd.errors import DataError
 from detkd.training.calibration import Calibrator
 from detkd.training.checkpoint import RESUME_FILE, check_epochs, load_state
 from detkd.training.plan import TrainPlan, usable_cores
+from detkd.training.resuming import finished
 from detkd.training.trainer import Trainer
 
-__all__ = ["Outcome", "run_training"]
+__all__ = ["Outcome", "run_training", "settle"]
 
 
 @dataclass(frozen=True)
@@ -58,16 +61,26 @@ def shown_views(plan: TrainPlan) -> str:
     return f"{plan.views} of seed {plan.augment_seed}"
 
 
+def settle(plan: TrainPlan) -> None:
+    """Set threads, seeds and determinism as a training does, for what follows one that was done before.
+
+    A run that was killed in its evaluation otherwise goes on with other threads, and numbers differ in the last digits.
+    """
+    if plan.arguments.get("device") == "cpu":
+        torch.set_num_threads(plan.threads or usable_cores())
+    init_seeds(plan.seed + 1, deterministic=bool(plan.arguments.get("deterministic", True)))
+
+
 def run_training(plan: TrainPlan) -> Outcome:
     """Train; weights, curve and resume file are in the run folder afterwards."""
     file = plan.folder / RESUME_FILE
     if plan.resume and file.is_file():
         state = load_state(file)
         check_epochs(state, int(plan.arguments["epochs"]))
-        if state["epoch"] + 1 >= state["epochs"]:  # killed between the last save and the evaluation
+        if finished(state):  # killed between the last save and the evaluation
             initial_hash, batch_hash = state["hashes"]
             threads = plan.threads or usable_cores()
-            epochs, steps = state["epochs"], state["steps"]
+            epochs, steps = state["epoch"] + 1, state["steps"]
             alarms = tuple(Calibrator(plan.folder, resume=True).alarms)
             facts = (labels_hash(plan.train), shown_views(plan), alarms, state.get("factors", {}))
             said = tuple(state.get("notes", ()))
@@ -76,7 +89,15 @@ def run_training(plan: TrainPlan) -> Outcome:
             )
     bound: type[Trainer] = type("BoundTrainer", (Trainer,), {"plan": plan})
     trainer = bound(overrides=plan.arguments)
-    trainer.train()
+    try:
+        trainer.train()
+    except RuntimeError as err:
+        if "DataLoader worker" not in str(err):
+            raise
+        raise DataError(
+            f"workers: a process that loads images has ended ({str(err).splitlines()[0]}), perhaps for want of memory; "
+            f"use fewer and go on: resume={plan.folder} workers={max(int(trainer.args.workers) // 2, 0)}"
+        ) from err
     outcome = Outcome(
         trainer.initial_hash,
         trainer.batch_hash,

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import time
 from copy import copy
+from pathlib import Path
 from typing import Any, ClassVar
 
 import detkd.environment
@@ -19,7 +20,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from detkd.data.unlabelled import by_people
 from detkd.errors import ConfigError, ModelError
-from detkd.io import write_text
+from detkd.io import atomic_path
 from detkd.losses.balance import GROUPS
 from detkd.models.distilled import DistilledDetector
 from detkd.models.trust import BoxTrust
@@ -29,8 +30,6 @@ from detkd.training.checkpoint import (
     RESUME_FILE,
     check_epochs,
     load_state,
-    random_state,
-    restore_random_state,
     save_plain,
     save_state,
 )
@@ -39,6 +38,7 @@ from detkd.training.loader import data_facts, make_set, resized, view_plan
 from detkd.training.monitor import Monitor
 from detkd.training.notes import Notes
 from detkd.training.plan import TrainPlan, usable_cores
+from detkd.training.resuming import give_gradients, restore, state_of
 from detkd.training.sampler import EpochSampler
 
 __all__ = ["Trainer"]
@@ -52,6 +52,7 @@ class Trainer(DetectionTrainer):
     Attributes:
         initial_hash: Hash of the student's initial weights.
         batch_hash: Hash of the pixels of the first batches; equal for runs that see the same data.
+        last_update: Number of the batch, counted over all epochs, after which the weights were updated last.
     """
 
     plan: ClassVar[TrainPlan]
@@ -62,6 +63,10 @@ class Trainer(DetectionTrainer):
         self._hashed = 0
         self._step = 0
         self._resumed_hash = ""
+        self.last_update = -1
+        self._accumulate = 1
+        self._lag = 0
+        self._gradients: dict[str, torch.Tensor] = {}
         self._trust: BoxTrust | None = None
         self._seconds_before = 0.0
         self._started = time.monotonic()
@@ -78,6 +83,7 @@ class Trainer(DetectionTrainer):
         if self.plan.distillation is not None:
             self.calibrator.attach(self)
             self.notes.attach(self)
+        self.add_callback("on_train_start", _go_on_accumulating)
         self.add_callback("on_train_epoch_start", _restart_steps)
 
     @property
@@ -89,6 +95,26 @@ class Trainer(DetectionTrainer):
     def seconds(self) -> float:
         """Wall time of the training so far, all parts of an interrupted run together."""
         return self._seconds_before + time.monotonic() - self._started
+
+    @property
+    def accumulate(self) -> int:
+        """Batches per update of the weights; after an interruption the first update waits for what it lacks."""
+        return self._accumulate + self._lag
+
+    @accumulate.setter
+    def accumulate(self, batches: int) -> None:
+        self._accumulate = batches
+
+    def optimizer_step(self) -> None:
+        """Update the weights, and note when that was."""
+        super().optimizer_step()
+        self.last_update = self.epoch * len(self.train_loader) + self._step - 1
+        self._lag = 0
+
+    def save_metrics(self, metrics: dict[str, float]) -> None:
+        """Add a row to results.csv; its time is that of all parts of a run, whatever the clock was set to."""
+        self.train_time_start = time.time() - self.seconds
+        super().save_metrics(metrics)
 
     @property
     def student(self) -> nn.Module:
@@ -135,6 +161,8 @@ class Trainer(DetectionTrainer):
             pin_memory=self.device.type == "cuda",
             collate_fn=dataset.collate_fn,
             worker_init_fn=seed_worker,
+            # Of its own: a loader draws a number whenever it starts, and a resumed run starts it at other times.
+            generator=torch.Generator().manual_seed(plan.seed),
             drop_last=False,
         )
 
@@ -204,32 +232,10 @@ class Trainer(DetectionTrainer):
         metrics = {k: float(v) for k, v in self.metrics.items()}
         save_plain(plain, self.last, train_args=dict(vars(self.args)), metrics=metrics)
         if self.best_fitness == self.fitness:
-            shutil.copyfile(self.last, self.best.with_suffix(".tmp"))
-            self.best.with_suffix(".tmp").replace(self.best)
+            _copy(self.last, self.best)
         if self.save_period > 0 and self.epoch % self.save_period == 0:
-            shutil.copyfile(self.last, self.wdir / f"epoch{self.epoch}.pt")
-        criterion: Any = unwrap_model(self.model).criterion
-        state = {
-            "epoch": self.epoch,
-            "epochs": self.epochs,
-            "steps": self.epochs * len(self.train_loader),
-            "model": unwrap_model(self.model).state_dict(),
-            "ema": ema.state_dict(),
-            "ema_updates": self.ema.updates,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "best_fitness": None if self.best_fitness is None else float(self.best_fitness),
-            "stopper": {k: float(v) for k, v in vars(self.stopper).items()},
-            "criterion_updates": getattr(criterion, "updates", 0),
-            "amp": bool(self.amp),
-            "random": random_state(),
-            "hashes": [self.initial_hash, self.batch_hash],
-            "seconds": self.seconds,
-            "factors": self.factors(),
-            "notes": list(self.notes.said),
-            "results": self.csv.read_text(encoding="utf-8"),
-        }
-        save_state(self.plan.folder / RESUME_FILE, state)
+            _copy(self.last, self.wdir / f"epoch{self.epoch}.pt")
+        save_state(self.plan.folder / RESUME_FILE, state_of(self))
         return True
 
     def factors(self) -> dict[str, float]:
@@ -246,29 +252,13 @@ class Trainer(DetectionTrainer):
             return
         state = load_state(file)
         check_epochs(state, self.epochs)
-        model = unwrap_model(self.model)
         try:
-            model.load_state_dict(state["model"])
-            self.ema.ema.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            restore(self, state)
         except (RuntimeError, ValueError) as err:
             raise ModelError(f"resume: {file} belongs to another model or configuration; start the run anew") from err
-        if state["scaler"]:  # empty when the run was on a CPU
-            self.scaler.load_state_dict(state["scaler"])
-        self.ema.updates = state["ema_updates"]
-        self.best_fitness = state["best_fitness"]
-        for name, value in state["stopper"].items():
-            setattr(self.stopper, name, type(getattr(self.stopper, name))(value))
-        model.criterion = model.init_criterion()
-        if hasattr(model.criterion, "update"):
-            model.criterion.updates = state["criterion_updates"] - 1
-            model.criterion.update()
-        self.start_epoch = state["epoch"] + 1
-        self.train_loader.sampler.set_epoch(self.start_epoch)
         self.initial_hash, self._resumed_hash = state["hashes"]
         self._seconds_before = state["seconds"]
-        write_text(self.csv, state["results"])
-        restore_random_state(state["random"])
+        self._gradients = state.get("gradients", {})
 
     def _close_dataloader_mosaic(self) -> None:
         super()._close_dataloader_mosaic()
@@ -291,3 +281,16 @@ class Trainer(DetectionTrainer):
 
 def _restart_steps(trainer: Trainer) -> None:
     trainer._step = 0
+    if trainer._gradients:  # Ultralytics clears them after it has resumed
+        give_gradients(trainer.model, trainer._gradients)
+        trainer._gradients = {}
+
+
+def _go_on_accumulating(trainer: Trainer) -> None:
+    """Ultralytics counts from the batch before the first one, also where a run is resumed."""
+    trainer._lag = trainer.last_update + 1
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
