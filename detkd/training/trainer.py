@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import time
 from copy import copy
+from functools import partial
 from typing import Any, ClassVar
 
 import detkd.environment
@@ -14,31 +16,27 @@ import numpy as np
 import torch
 from torch import nn
 from ultralytics.data.build import InfiniteDataLoader, build_dataloader, seed_worker
-from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
+from detkd import ranks
 from detkd.data.unlabelled import by_people
 from detkd.errors import ConfigError, ModelError
-from detkd.io import write_text
 from detkd.losses.balance import GROUPS
 from detkd.models.distilled import DistilledDetector
 from detkd.models.trust import BoxTrust
 from detkd.models.weights import build_detector, detect_head, state_hash
+from detkd.training import group
 from detkd.training.calibration import Calibrator
-from detkd.training.checkpoint import (
-    RESUME_FILE,
-    check_epochs,
-    load_state,
-    random_state,
-    restore_random_state,
-    save_plain,
-    save_state,
-)
+from detkd.training.checkpoint import RESUME_FILE, load_state, random_state, save_plain, save_state
 from detkd.training.dataset import RecordDataset
 from detkd.training.loader import data_facts, make_set, resized, view_plan
 from detkd.training.monitor import Monitor
 from detkd.training.plan import TrainPlan, usable_cores
 from detkd.training.sampler import EpochSampler
+from detkd.training.state import collect, restore
+from detkd.training.validation import Validator
 
 __all__ = ["Trainer"]
 
@@ -54,6 +52,8 @@ class Trainer(DetectionTrainer):
     """
 
     plan: ClassVar[TrainPlan]
+    model: Any
+    amp: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.initial_hash = ""
@@ -64,14 +64,17 @@ class Trainer(DetectionTrainer):
         self._trust: BoxTrust | None = None
         self._seconds_before = 0.0
         self._started = time.monotonic()
+        self._random: list[dict[str, Any]] = []
         super().__init__(*args, **kwargs)
         shutil.rmtree(self.save_dir / "weights", ignore_errors=True)  # Ultralytics' own weights folder stays empty
         self.wdir = self.plan.folder / "weights"
         self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
         if self.device.type == "cpu":
+            self.args.amp = False  # as Ultralytics finds out itself, but in the first process only
             # Ultralytics leaves one core idle; the number of threads is part of what a run is compared by.
             torch.set_num_threads(self.plan.threads or usable_cores())
-        Monitor(self.plan.description).attach(self)
+        if ranks.first():
+            Monitor(self.plan.description).attach(self)
         self.calibrator = Calibrator(self.plan.folder, resume=self.plan.resume)
         if self.plan.distillation is not None:
             self.calibrator.attach(self)
@@ -114,8 +117,8 @@ class Trainer(DetectionTrainer):
         sampler = EpochSampler(
             len(dataset),
             seed=plan.seed,
-            rank=max(rank, 0),
-            world_size=max(self.world_size, 1),
+            rank=ranks.rank(),  # what Ultralytics passes is the number on this machine
+            world_size=group.size(),
             views=None if plan.views is None else view_plan(plan, plan.views),
             groups=np.array([by_people(record) for record in dataset.records]) if plan.share is not None else None,
             share=plan.share,
@@ -136,15 +139,26 @@ class Trainer(DetectionTrainer):
         )
 
     def _build_train_pipeline(self) -> None:
-        """Refuse Ultralytics' second try with half the batch: control and student would no longer be matched."""
+        """Refuse Ultralytics' second try with half the batch: control and student would no longer be matched.
+
+        Several processes meet here: Ultralytics' own wrapper knows GPUs of one machine only, so until now the trainer
+        was told that it is alone.
+        """
         if self.optimizer is not None:
             raise ConfigError("batch: does not fit the device's memory; use a smaller batch= or imgsz= for both runs")
+        if RANK != -1:
+            self.world_size = group.size()
+        if group.size() > 1:
+            if self.amp != (amp := group.share(lambda: self.amp)):  # only the first process tries it out
+                self.amp, self.scaler = amp, torch.amp.GradScaler("cuda", enabled=amp and self.args.amp != "bf16")
+            self.model = group.wrap(self.model, self.device)
         super()._build_train_pipeline()
 
     def setup_model(self) -> None:
         """Build the student from seed or weights and, when distilling, put it together with its teacher."""
         plan = self.plan
-        student = build_detector(
+        build = partial(
+            build_detector,
             plan.student,
             plan.train.names,
             key=plan.key,
@@ -153,10 +167,11 @@ class Trainer(DetectionTrainer):
             slice_from=plan.slice_from,
             slice_by=plan.slice_by,
         )
+        student = group.in_turn(build)  # it may be downloaded
         student.args = self.args
         self.initial_hash = state_hash(student)
         student = student.to(self.device)
-        self.model: nn.Module = student
+        self.model = student
         if plan.distillation is None:
             return
         source = plan.distillation.source(plan.train.names)
@@ -169,11 +184,20 @@ class Trainer(DetectionTrainer):
         student = self.student
         student.nc, student.names, student.args = self.data["nc"], self.data["names"], self.args
 
-    def get_validator(self) -> DetectionValidator:
+    def get_validator(self) -> Validator:
         """Return Ultralytics' validator, for the curve during training; results come from our own evaluator."""
-        return DetectionValidator(
-            self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
-        )
+        return Validator(self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks)
+
+    def validate(self) -> Any:
+        """Validate the averaged weights, on all processes with the statistics of the first one."""
+        for buffer in self.ema.ema.buffers() if group.size() > 1 else ():
+            torch.distributed.broadcast(buffer, src=0)
+        # Ultralytics would take means, which gloo does not know; `Validator` has taken them.
+        world_size, self.world_size = self.world_size, min(self.world_size, 1)
+        try:
+            return super().validate()
+        finally:
+            self.world_size = world_size
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Scale to 0..1 and, where images are loaded larger than the student sees them, reduce them."""
@@ -205,27 +229,7 @@ class Trainer(DetectionTrainer):
             self.best.with_suffix(".tmp").replace(self.best)
         if self.save_period > 0 and self.epoch % self.save_period == 0:
             shutil.copyfile(self.last, self.wdir / f"epoch{self.epoch}.pt")
-        criterion: Any = unwrap_model(self.model).criterion
-        state = {
-            "epoch": self.epoch,
-            "epochs": self.epochs,
-            "steps": self.epochs * len(self.train_loader),
-            "model": unwrap_model(self.model).state_dict(),
-            "ema": ema.state_dict(),
-            "ema_updates": self.ema.updates,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "best_fitness": None if self.best_fitness is None else float(self.best_fitness),
-            "stopper": {k: float(v) for k, v in vars(self.stopper).items()},
-            "criterion_updates": getattr(criterion, "updates", 0),
-            "amp": bool(self.amp),
-            "random": random_state(),
-            "hashes": [self.initial_hash, self.batch_hash],
-            "seconds": self.seconds,
-            "factors": self.factors(),
-            "results": self.csv.read_text(encoding="utf-8"),
-        }
-        save_state(self.plan.folder / RESUME_FILE, state)
+        save_state(self.plan.folder / RESUME_FILE, collect(self, self._random))
         return True
 
     def factors(self) -> dict[str, float]:
@@ -238,45 +242,27 @@ class Trainer(DetectionTrainer):
     def resume_training(self, ckpt: Any) -> None:
         """Continue after the last finished epoch, with the same weights, optimizer, schedule and random state."""
         file = self.plan.folder / RESUME_FILE
-        if not self.plan.resume or not file.is_file():
+        state = group.share(lambda: load_state(file) if self.plan.resume and file.is_file() else None)
+        if state is None:
             return
-        state = load_state(file)
-        check_epochs(state, self.epochs)
-        model = unwrap_model(self.model)
-        try:
-            model.load_state_dict(state["model"])
-            self.ema.ema.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as err:
-            raise ModelError(f"resume: {file} belongs to another model or configuration; start the run anew") from err
-        if state["scaler"]:  # empty when the run was on a CPU
-            self.scaler.load_state_dict(state["scaler"])
-        self.ema.updates = state["ema_updates"]
-        self.best_fitness = state["best_fitness"]
-        for name, value in state["stopper"].items():
-            setattr(self.stopper, name, type(getattr(self.stopper, name))(value))
-        model.criterion = model.init_criterion()
-        if hasattr(model.criterion, "update"):
-            model.criterion.updates = state["criterion_updates"] - 1
-            model.criterion.update()
-        self.start_epoch = state["epoch"] + 1
-        self.train_loader.sampler.set_epoch(self.start_epoch)
+        restore(self, state, file)
         self.initial_hash, self._resumed_hash = state["hashes"]
         self._seconds_before = state["seconds"]
-        write_text(self.csv, state["results"])
-        restore_random_state(state["random"])
 
     def _close_dataloader_mosaic(self) -> None:
         super()._close_dataloader_mosaic()
         # The trainer restarts the loader next; workers may already have asked for a later epoch.
-        self.train_loader.sampler.set_epoch(self.epoch)
+        self.train_loader.sampler.go_to(self.epoch)
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Stop with advice instead of retrying silently: a repeated epoch would break the match with the control."""
-        if self.loss is None or torch.isfinite(self.loss):
+        self._random = group.gather(random_state())  # the first process is about to save
+        losses = group.gather(0.0 if self.loss is None else float(self.loss.detach()))
+        worst = next((loss for loss in losses if not math.isfinite(loss)), None)
+        if worst is None:
             return False
         raise ModelError(
-            f"trainer.lr0: the loss became {float(self.loss.detach())} in epoch {epoch + 1}; lower trainer.lr0 "
+            f"trainer.lr0: the loss became {worst} in epoch {epoch + 1}; lower trainer.lr0 "
             f"(now {self.args.lr0}) or distill.lambda and start again"
         )
 
