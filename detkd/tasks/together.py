@@ -88,9 +88,13 @@ def learn_together(config: dict[str, Any], verb: str, folder: Path, resume: bool
     from detkd.training import group
 
     learn = train.learn if verb == "train" else distill.learn
-    with group.watched():
-        learn(config, folder, resume=resume)
-        group.leave()
+    try:
+        with group.watched():
+            learn(config, folder, resume=resume)
+            group.leave()
+    except BaseException:
+        group.give_up()
+        raise
 
 
 def silence() -> None:

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from detkd import ranks
 from detkd.errors import ConfigError, RankError
 
-__all__ = ["gather", "in_turn", "join", "leave", "same", "share", "size", "total", "watched", "wrap"]
+__all__ = ["gather", "give_up", "in_turn", "join", "leave", "same", "share", "size", "total", "watched", "wrap"]
 
 T = TypeVar("T")
 
@@ -69,8 +69,7 @@ def join(device: str) -> None:
             distributed.init_process_group(backend, timeout=_PATIENCE)
         except (RuntimeError, ValueError) as err:
             raise RankError(f"device: the processes of this training could not meet ({_first_line(err)})") from err
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _stopped)
+        _on_sigterm(_stopped)
     places = gather((platform.node(), device))
     for place in {place for place in places if place[1] != "cpu" and places.count(place) > 1}:
         raise ConfigError(
@@ -83,6 +82,17 @@ def _stopped(_number: int, _frame: Any) -> None:
     raise RankError(f"{LOST}, so torchrun stopped this one")
 
 
+def _on_sigterm(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def give_up() -> None:
+    """Report an error in peace: torchrun asks all processes to stop when one has failed, and kills them later on."""
+    if ranks.launched():
+        _on_sigterm(signal.SIG_IGN)
+
+
 def leave() -> None:
     """Part; from here on this process is on its own."""
     global _left
@@ -90,8 +100,7 @@ def leave() -> None:
         if _met():
             distributed.barrier()
             distributed.destroy_process_group()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _on_sigterm(signal.SIG_DFL)
         ranks.forget()
         _left = True
 
