@@ -135,7 +135,8 @@ def set_up(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, again: bo
     )
     shown = cached.plan if cached else {}
     train = split_of(spec, "train", key="data")
-    console.print(f"[dim]{estimate(config, len(train), live=cached is None)}[/dim]")
+    if not console.quiet:  # counting the operations takes a moment
+        console.print(f"[dim]{estimate(config, len(train), live=cached is None)}[/dim]")
     student = Job(config, spec, folder, {"distillation": distillation, "description": "distilled", **shown})
     control, earlier, wanted = None, None, config.get("control")
     if wanted is True:
