@@ -141,11 +141,12 @@ def judge(trainings: Trainings, folder: Path, resume: bool) -> DistillResult:
         notes.insert(0, Note("warning", NO_CONTROL))
     elif not trainings.same_images:
         notes.append(Note("info", FEWER_IMAGES.format(*trainings.images)))
+    notes += [Note("info", line) for line in student.outcome.get("notes", ())]
     if taught_by is not None:
         notes += [Note("info", line) for line in teacher_notes(config, spec.names)]
     alarms = [
         *student.outcome.get("alarms", ()),
-        *weak_teacher(config, spec.names, teacher and teacher[0], None if control is None else control.run),
+        *weak_teacher(config, spec.names, teacher[0] if teacher else None, control.run if control else None),
     ]
     notes = [Note("warning", f"alarm: {text}") for text in alarms] + notes
     comparison = replace(comparison, notes=(*notes, *comparison.notes))

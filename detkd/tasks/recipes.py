@@ -7,7 +7,7 @@ from typing import Any
 
 from detkd.config import build
 
-__all__ = ["make_recipe"]
+__all__ = ["make_recipe", "wants_objects"]
 
 
 def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
@@ -37,4 +37,20 @@ def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
         heads=node.get("heads"),
         calibrate=node.get("calibrate"),
         assignment=node.get("assignment"),
+    )
+
+
+def wants_objects(recipe: Any) -> bool:
+    """Return whether a teacher without NMS-free head shall find objects, to teach that head of a student by them.
+
+    They cost non-maximum suppression and an assignment in every step. A loss that runs the teacher's own head can't use
+    them; the choice of who learns a label (`distill.assignment`) can.
+
+    Args:
+        recipe: The distillation loss.
+    """
+    if recipe.assignment != "student":
+        return True
+    return recipe.head_weights["one2one"] != 0 and any(
+        "one2one" in recipe.branches[name] and "towers" not in loss.uses for name, loss in recipe.terms.items()
     )

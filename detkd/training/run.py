@@ -40,6 +40,7 @@ class Outcome:
         shown: Which views of each image were shown, in words.
         alarms: What was wrong with the distillation, in sentences that say what to do.
         factors: What calibration multiplied each group of terms with in the end; empty without.
+        notes: What a reader must know of how the distillation was set up.
         processes: How many processes shared each batch.
     """
 
@@ -54,6 +55,7 @@ class Outcome:
     shown: str = ""
     alarms: tuple[str, ...] = ()
     factors: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     processes: int = 1
 
 
@@ -102,8 +104,8 @@ def _finished(plan: TrainPlan) -> Outcome | None:
     epochs, steps = state["epochs"], state["steps"]
     alarms = tuple(Calibrator(plan.folder, resume=True).alarms)
     amp, facts = state["amp"], (labels_hash(plan.train), shown_views(plan), alarms, state.get("factors", {}))
-    processes = 1 + len(state.get("ranks", ()))
-    return Outcome(initial_hash, batch_hash, epochs, steps, state["seconds"], threads, amp, *facts, processes)
+    said, processes = tuple(state.get("notes", ())), 1 + len(state.get("ranks", ()))
+    return Outcome(initial_hash, batch_hash, epochs, steps, state["seconds"], threads, amp, *facts, said, processes)
 
 
 def _train(plan: TrainPlan) -> Outcome:
@@ -122,6 +124,7 @@ def _train(plan: TrainPlan) -> Outcome:
         shown_views(plan),
         tuple(trainer.calibrator.alarms),
         trainer.factors(),
+        tuple(trainer.notes.said),
         group.size(),
     )
     del trainer  # it sits in reference cycles and would keep device memory from the next run

@@ -44,6 +44,7 @@ def collect(trainer: Any, random_states: Sequence[dict[str, Any]]) -> dict[str, 
         "hashes": [trainer.initial_hash, trainer.batch_hash],
         "seconds": trainer.seconds,
         "factors": trainer.factors(),
+        "notes": list(trainer.notes.said),
         "results": trainer.csv.read_text(encoding="utf-8"),
     }
 

@@ -33,6 +33,7 @@ from detkd.training.checkpoint import RESUME_FILE, load_state, random_state, sav
 from detkd.training.dataset import RecordDataset
 from detkd.training.loader import data_facts, make_set, resized, view_plan
 from detkd.training.monitor import Monitor
+from detkd.training.notes import Notes
 from detkd.training.plan import TrainPlan, usable_cores
 from detkd.training.sampler import EpochSampler
 from detkd.training.state import collect, restore
@@ -76,8 +77,10 @@ class Trainer(DetectionTrainer):
         if ranks.first():
             Monitor(self.plan.description).attach(self)
         self.calibrator = Calibrator(self.plan.folder, resume=self.plan.resume)
+        self.notes = Notes()
         if self.plan.distillation is not None:
             self.calibrator.attach(self)
+            self.notes.attach(self)
         self.add_callback("on_train_epoch_start", _restart_steps)
 
     @property
@@ -174,7 +177,7 @@ class Trainer(DetectionTrainer):
         self.model = student
         if plan.distillation is None:
             return
-        source = plan.distillation.source(plan.train.names)
+        self.notes.source = source = plan.distillation.source(plan.train.names)
         self.model = DistilledDetector(student, source, plan.distillation.recipe())
         self.model.probe(plan.imgsz, plan.distillation.imgsz or plan.imgsz)
 
@@ -263,7 +266,8 @@ class Trainer(DetectionTrainer):
             return False
         raise ModelError(
             f"trainer.lr0: the loss became {worst} in epoch {epoch + 1}; lower trainer.lr0 "
-            f"(now {self.args.lr0}) or distill.lambda and start again"
+            f"(now {self.args.lr0}) or, with calibration, distill.calibrate.head / features (else distill.lambda), and "
+            "start again"
         )
 
     def final_eval(self) -> None:

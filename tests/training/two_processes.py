@@ -43,7 +43,9 @@ def recipe(calibrate: bool = False) -> Recipe:
         "mgd": {"loss": MaskedGeneration(ratio=0.65), "branches": ["one2many"]},
         "cwd": {"loss": ChannelWise(), "branches": ["one2many"]},
     }
-    return Recipe.from_parts(terms, calibrate=Balance(head=0.3, features=0.1, warmup=0.0, batches=2) if calibrate else None)
+    return Recipe.from_parts(
+        terms, calibrate=Balance(head=0.3, features=0.1, warmup=0.0, batches=2) if calibrate else None
+    )
 
 
 def plan(folder: Path, *, epochs: int = EPOCHS, **more: Any) -> TrainPlan:
@@ -135,6 +137,8 @@ class Watched(trainer.Trainer):
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         self.seen.setdefault("records", []).append((self.epoch, [tuple(key) for key in batch["record"]]))
+        if ranks.rank() == 1 and len(self.seen["records"]) == 1:
+            batch["taught"] = torch.zeros_like(batch["taught"])  # one process has nothing to measure in this step
         return super().preprocess_batch(batch)
 
     def optimizer_step(self) -> None:
@@ -148,7 +152,10 @@ class Watched(trainer.Trainer):
 
     def final_eval(self) -> None:
         self.seen["parameters"] = {n: p.detach().clone() for n, p in self.student_and_teacher.named_parameters()}
-        self.seen["folder"], self.seen["files"] = str(self.plan.folder), sorted(p.name for p in self.plan.folder.iterdir())
+        self.seen["folder"], self.seen["files"] = (
+            str(self.plan.folder),
+            sorted(p.name for p in self.plan.folder.iterdir()),
+        )
         self.seen["metrics"] = self.validate()[0]
         if ranks.first():
             self.seen["alone"] = self.validate_alone()
