@@ -18,6 +18,7 @@ from detkd import paths, ranks, usage
 from detkd.config import VERBS, key_names, plain, rewrite_all
 from detkd.errors import ConfigError, DetkdError
 from detkd.faults import translate
+from detkd.io import FULL
 from detkd.quoting import quote, split_commas, split_options
 from detkd.runs import fail_runs
 from detkd.signature import nearest
@@ -178,6 +179,8 @@ def _report(verb: str, err: BaseException) -> int:
         lines, status = ["batch: the device ran out of memory; use a smaller batch= or imgsz="], 2
     elif isinstance(err, OSError) and err.filename is not None:
         lines, status = [f"{err.filename}: {err.strerror or err}; check the path, its permissions and free space"], 2
+    elif isinstance(err, OSError) and err.errno in FULL:  # of a library that writes without saying where
+        lines, status = [f"out: can't write there ({err.strerror}); make room and go on where it stopped"], 2
     else:
         detail = next(iter(str(err).splitlines()), "")
         lines = [

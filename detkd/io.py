@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,23 +15,45 @@ from typing import Any
 
 from detkd.errors import DataError
 
-__all__ = ["atomic_path", "read_json", "sha256", "write_json", "write_json_list", "write_text"]
+__all__ = [
+    "FULL",
+    "PART",
+    "atomic_path",
+    "no_room",
+    "read_json",
+    "sha256",
+    "sweep",
+    "write_json",
+    "write_json_list",
+    "write_text",
+]
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says when there is no room for a file: disk, quota or file size."""
+
+PART = ".part"
+"""End of a temporary name, before the suffix, so that what a killed process left can't be taken for anything else."""
+
+_LEFT = re.compile(rf"\..+-[a-z0-9_]{{8}}{re.escape(PART)}(\.[^.]*)?")
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
 
-    The temporary name starts with a dot and keeps the suffix, for writers that choose the format by it.
+    The temporary name starts with a dot and keeps the suffix, for writers that choose the format by it. Only a process
+    that is killed leaves it behind, see `sweep`.
 
     Raises:
-        DataError: If the folder can't be written.
+        DataError: If the folder can't be written, or there is no room for the file.
     """
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=f"{PART}{target.suffix}", dir=target.parent)
     except OSError as err:
+        if err.errno in FULL:
+            raise no_room(target, err) from err
         raise DataError(
             f"out: can't write {target} ({err.strerror or err}); choose a writable folder with out=..."
         ) from err
@@ -40,8 +65,44 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
+    except Exception as err:
+        if (cause := _full(err)) is not None:
+            raise no_room(target, cause) from cause
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def no_room(target: str | Path, err: OSError) -> DataError:
+    """Return the error for a file that there is no room for."""
+    parent = Path(target).parent
+    free = f" ({shutil.disk_usage(parent).free / 1e6:,.1f} MB are free)" if parent.is_dir() else ""
+    return DataError(
+        f"out: can't write {target} ({err.strerror}); make room{free} and go on, what was written before is kept"
+    )
+
+
+def _full(err: BaseException) -> OSError | None:
+    """Return the error that says there is no room, where that is behind `err`: libraries raise others on top of it."""
+    seen: BaseException | None = err
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in FULL:
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def sweep(*folders: str | Path) -> None:
+    """Remove what processes that were killed while they wrote have left directly in some folders.
+
+    The caller makes sure that nobody is writing there now. Folders that are not there are passed over.
+    """
+    for folder in map(Path, folders):
+        for path in [path for path in folder.glob(f".*{PART}*") if _LEFT.fullmatch(path.name)]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detkd"
 MAX_LINES = 300
 
 LAYERS = {
-    "errors": 0, "types": 0, "io": 0, "ranks": 0, "progress": 0, "environment": 0, "system_check": 0,
+    "errors": 0, "types": 0, "io": 0, "ranks": 0, "progress": 0, "environment": 0, "system_check": 0, "locks": 0,
     "ops": 1, "runs": 1,
     "losses": 2, "data": 2, "evaluation": 2, "caching": 2,
     "models": 3, "statistics": 3, "diagnosis": 3,
@@ -26,6 +26,7 @@ LAYERS = {
 
 BESIDE = {
     "types": {"errors"}, "io": {"errors"}, "progress": {"errors"}, "environment": {"errors"},
+    "locks": {"errors"},
     "exporting": {"inference"},  # what was exported is run by the same detector
     "footage": {"inference"},  # images and videos are found and read in the same way
     "faults": {"signature"},

@@ -132,7 +132,7 @@ def train_once(
     from detkd.models.weights import quiet
     from detkd.training import group
     from detkd.training.integrations import switched
-    from detkd.training.run import run_training
+    from detkd.training.run import run_training, settle
 
     folder: Path = plan.folder
     weights = folder / "weights" / f"{checkpoint}.pt"
@@ -140,6 +140,7 @@ def train_once(
     if not plan.resume and ranks.first():
         for left in (done, folder / "resume.pt"):
             left.unlink(missing_ok=True)
+    settle(plan)
     outcome: dict[str, Any] | None = group.share(lambda: read_json(done) if done.is_file() else None)
     if outcome is None:
         with quiet(20 if verbose else 40), switched(loggers):

@@ -15,8 +15,9 @@ from detkd.data.unlabelled import by_people
 from detkd.diagnosis.working_point import working_point
 from detkd.errors import ConfigError
 from detkd.evaluation.side import Run
+from detkd.locks import let_go
 from detkd.progress import console, hushed, out
-from detkd.runs import check_unchanged, clear_run, finish_run, new_folder, open_run, read_config, start_run
+from detkd.runs import check_unchanged, claim, clear_run, finish_run, new_folder, open_run, read_config, start_run
 from detkd.tasks.arguments import pick_device, ultralytics_arguments
 from detkd.tasks.common import (
     Trained,
@@ -41,8 +42,10 @@ def begin(config: dict[str, Any], verb: str) -> tuple[Path, dict[str, Any], bool
         check_unchanged(read_config(folder), config)
         return folder, config, True
     folder = new_folder(config.get("out"), config.get("name") or verb)
+    claim(folder)
     if (folder / "run.json").is_file():
         if verb != "demo":
+            let_go(folder)
             raise ConfigError(f"out: {folder} already holds a run; go on with resume={folder}, or choose another out=")
         clear_run(folder)
     start_run(folder, verb, config)

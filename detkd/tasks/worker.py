@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -23,6 +25,7 @@ def main(arguments: list[str]) -> int:
     ranks.calm()
     job = read_json(arguments[0])
     silence()
+    threading.Thread(target=_outlive_nobody, args=(os.getppid(),), daemon=True).start()
     try:
         from detkd.training import group
 
@@ -41,6 +44,13 @@ def main(arguments: list[str]) -> int:
         _tell(type(err).__name__, text if ours else f"{type(err).__name__}: {text}", ours)
         return 2 if ours else 1
     return 0
+
+
+def _outlive_nobody(parent: int) -> None:
+    """End this process when the one that started it has: it holds the run folder, and would be resumed."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _tell(kind: str, text: str, ours: bool) -> None:

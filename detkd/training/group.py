@@ -23,7 +23,20 @@ from torch.nn.parallel import DistributedDataParallel
 from detkd import ranks
 from detkd.errors import ConfigError, RankError
 
-__all__ = ["gather", "give_up", "in_turn", "join", "leave", "same", "share", "size", "total", "watched", "wrap"]
+__all__ = [
+    "bring_together",
+    "gather",
+    "give_up",
+    "in_turn",
+    "join",
+    "leave",
+    "same",
+    "share",
+    "size",
+    "total",
+    "watched",
+    "wrap",
+]
 
 T = TypeVar("T")
 
@@ -167,6 +180,16 @@ def wrap(model: nn.Module, device: torch.device) -> DistributedDataParallel:
     if device.type == "cuda":
         options["device_ids"] = [device.index]
     return DistributedDataParallel(model, **options)
+
+
+def bring_together(trainer: Any) -> None:
+    """Let a trainer that is set up, but for its loaders, share its batches with the other processes."""
+    trainer.world_size = size()
+    if size() > 1:
+        if trainer.amp != (amp := share(lambda: trainer.amp)):  # only the first process tries it out
+            enabled = amp and trainer.args.amp != "bf16"
+            trainer.amp, trainer.scaler = amp, torch.amp.GradScaler("cuda", enabled=enabled)
+        trainer.model = wrap(trainer.model, trainer.device)
 
 
 @contextmanager

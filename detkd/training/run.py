@@ -12,16 +12,19 @@ from pathlib import Path
 import detkd.environment
 
 import torch
+from ultralytics.utils.torch_utils import init_seeds
 
 from detkd import ranks
 from detkd.data.unlabelled import labels_hash
+from detkd.errors import DataError
 from detkd.training import group
 from detkd.training.calibration import Calibrator
 from detkd.training.checkpoint import RESUME_FILE, check_epochs, load_state
 from detkd.training.plan import TrainPlan, usable_cores
+from detkd.training.resuming import finished
 from detkd.training.trainer import Trainer
 
-__all__ = ["Outcome", "run_training"]
+__all__ = ["Outcome", "run_training", "settle"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,16 @@ def shown_views(plan: TrainPlan) -> str:
     return f"{plan.views} of seed {plan.augment_seed}"
 
 
+def settle(plan: TrainPlan) -> None:
+    """Set threads, seeds and determinism as a training does, for what follows one that was done before.
+
+    A run that was killed in its evaluation otherwise goes on with other threads, and numbers differ in the last digits.
+    """
+    if plan.arguments.get("device") == "cpu":
+        torch.set_num_threads(plan.threads or usable_cores())
+    init_seeds(plan.seed + 1, deterministic=bool(plan.arguments.get("deterministic", True)))
+
+
 def run_training(plan: TrainPlan) -> Outcome:
     """Train; weights, curve and resume file are in the run folder afterwards.
 
@@ -97,11 +110,11 @@ def _finished(plan: TrainPlan) -> Outcome | None:
         return None
     state = load_state(file)
     check_epochs(state, int(plan.arguments["epochs"]))
-    if state["epoch"] + 1 < state["epochs"]:
+    if not finished(state):
         return None
     initial_hash, batch_hash = state["hashes"]
     threads = plan.threads or usable_cores()
-    epochs, steps = state["epochs"], state["steps"]
+    epochs, steps = state["epoch"] + 1, state["steps"]
     alarms = tuple(Calibrator(plan.folder, resume=True).alarms)
     amp, facts = state["amp"], (labels_hash(plan.train), shown_views(plan), alarms, state.get("factors", {}))
     said, processes = tuple(state.get("notes", ())), 1 + len(state.get("ranks", ()))
@@ -111,7 +124,15 @@ def _finished(plan: TrainPlan) -> Outcome | None:
 def _train(plan: TrainPlan) -> Outcome:
     bound: type[Trainer] = type("BoundTrainer", (Trainer,), {"plan": plan})
     trainer = bound(overrides=plan.arguments)
-    trainer.train()
+    try:
+        trainer.train()
+    except RuntimeError as err:
+        if "DataLoader worker" not in str(err):
+            raise
+        raise DataError(
+            f"workers: a process that loads images has ended ({str(err).splitlines()[0]}), perhaps for want of memory; "
+            f"use fewer and go on: resume={plan.folder} workers={max(int(trainer.args.workers) // 2, 0)}"
+        ) from err
     outcome = Outcome(
         trainer.initial_hash,
         trainer.batch_hash,

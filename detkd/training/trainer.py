@@ -8,35 +8,41 @@ import shutil
 import time
 from copy import copy
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import detkd.environment
 
-import numpy as np
 import torch
 from torch import nn
-from ultralytics.data.build import InfiniteDataLoader, build_dataloader, seed_worker
+from ultralytics.data.build import build_dataloader
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from detkd import ranks
-from detkd.data.unlabelled import by_people
 from detkd.errors import ConfigError, ModelError
+from detkd.io import atomic_path
 from detkd.losses.balance import GROUPS
 from detkd.models.distilled import DistilledDetector
 from detkd.models.trust import BoxTrust
 from detkd.models.weights import build_detector, detect_head, state_hash
 from detkd.training import group
 from detkd.training.calibration import Calibrator
-from detkd.training.checkpoint import RESUME_FILE, load_state, random_state, save_plain, save_state
+from detkd.training.checkpoint import (
+    RESUME_FILE,
+    check_epochs,
+    load_state,
+    random_state,
+    save_plain,
+    save_state,
+)
 from detkd.training.dataset import RecordDataset
-from detkd.training.loader import data_facts, make_set, resized, view_plan
+from detkd.training.loader import data_facts, make_set, resized, training_loader
 from detkd.training.monitor import Monitor
 from detkd.training.notes import Notes
 from detkd.training.plan import TrainPlan, usable_cores
-from detkd.training.sampler import EpochSampler
-from detkd.training.state import collect, restore
+from detkd.training.resuming import give_gradients, restore, state_of
 from detkd.training.validation import Validator
 
 __all__ = ["Trainer"]
@@ -50,6 +56,8 @@ class Trainer(DetectionTrainer):
     Attributes:
         initial_hash: Hash of the student's initial weights.
         batch_hash: Hash of the pixels of the first batches; equal for runs that see the same data.
+        random_states: Of each process that shares the batches, after the last epoch.
+        last_update: Number of the batch, counted over all epochs, after which the weights were updated last.
     """
 
     plan: ClassVar[TrainPlan]
@@ -62,10 +70,14 @@ class Trainer(DetectionTrainer):
         self._hashed = 0
         self._step = 0
         self._resumed_hash = ""
+        self.last_update = -1
+        self._accumulate = 1
+        self._lag = 0
+        self._gradients: dict[str, torch.Tensor] = {}
         self._trust: BoxTrust | None = None
         self._seconds_before = 0.0
         self._started = time.monotonic()
-        self._random: list[dict[str, Any]] = []
+        self.random_states: list[dict[str, Any]] = []
         super().__init__(*args, **kwargs)
         shutil.rmtree(self.save_dir / "weights", ignore_errors=True)  # Ultralytics' own weights folder stays empty
         self.wdir = self.plan.folder / "weights"
@@ -81,6 +93,7 @@ class Trainer(DetectionTrainer):
         if self.plan.distillation is not None:
             self.calibrator.attach(self)
             self.notes.attach(self)
+        self.add_callback("on_train_start", _go_on_accumulating)
         self.add_callback("on_train_epoch_start", _restart_steps)
 
     @property
@@ -92,6 +105,26 @@ class Trainer(DetectionTrainer):
     def seconds(self) -> float:
         """Wall time of the training so far, all parts of an interrupted run together."""
         return self._seconds_before + time.monotonic() - self._started
+
+    @property
+    def accumulate(self) -> int:
+        """Batches per update of the weights; after an interruption the first update waits for what it lacks."""
+        return self._accumulate + self._lag
+
+    @accumulate.setter
+    def accumulate(self, batches: int) -> None:
+        self._accumulate = batches
+
+    def optimizer_step(self) -> None:
+        """Update the weights, and note when that was."""
+        super().optimizer_step()
+        self.last_update = self.epoch * len(self.train_loader) + self._step - 1
+        self._lag = 0
+
+    def save_metrics(self, metrics: dict[str, float]) -> None:
+        """Add a row to results.csv; its time is that of all parts of a run, whatever the clock was set to."""
+        self.train_time_start = time.time() - self.seconds
+        super().save_metrics(metrics)
 
     @property
     def student(self) -> nn.Module:
@@ -116,45 +149,18 @@ class Trainer(DetectionTrainer):
             return build_dataloader(
                 dataset, batch_size, self.args.workers, shuffle=False, rank=rank, device=self.device
             )
-        plan = self.plan
-        sampler = EpochSampler(
-            len(dataset),
-            seed=plan.seed,
-            rank=ranks.rank(),  # what Ultralytics passes is the number on this machine
-            world_size=group.size(),
-            views=None if plan.views is None else view_plan(plan, plan.views),
-            groups=np.array([by_people(record) for record in dataset.records]) if plan.share is not None else None,
-            share=plan.share,
-            batch=batch_size,
-            epoch_size=plan.samples,
-        )
-        workers = min(usable_cores(), self.args.workers)
-        return InfiniteDataLoader(
-            dataset=dataset,
-            batch_size=min(batch_size, max(len(dataset), plan.samples or 0)),
-            sampler=sampler,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            pin_memory=self.device.type == "cuda",
-            collate_fn=dataset.collate_fn,
-            worker_init_fn=seed_worker,
-            drop_last=False,
-        )
+        return training_loader(self.plan, dataset, batch_size, self.args.workers, pin=self.device.type == "cuda")
 
     def _build_train_pipeline(self) -> None:
         """Refuse Ultralytics' second try with half the batch: control and student would no longer be matched.
 
-        Several processes meet here: Ultralytics' own wrapper knows GPUs of one machine only, so until now the trainer
-        was told that it is alone.
+        Several processes meet here: until now the trainer was told that it is alone, as Ultralytics' own wrapper knows
+        GPUs of one machine only.
         """
         if self.optimizer is not None:
             raise ConfigError("batch: does not fit the device's memory; use a smaller batch= or imgsz= for both runs")
         if RANK != -1:
-            self.world_size = group.size()
-        if group.size() > 1:
-            if self.amp != (amp := group.share(lambda: self.amp)):  # only the first process tries it out
-                self.amp, self.scaler = amp, torch.amp.GradScaler("cuda", enabled=amp and self.args.amp != "bf16")
-            self.model = group.wrap(self.model, self.device)
+            group.bring_together(self)
         super()._build_train_pipeline()
 
     def setup_model(self) -> None:
@@ -193,14 +199,8 @@ class Trainer(DetectionTrainer):
 
     def validate(self) -> Any:
         """Validate the averaged weights, on all processes with the statistics of the first one."""
-        for buffer in self.ema.ema.buffers() if group.size() > 1 else ():
-            torch.distributed.broadcast(buffer, src=0)
-        # Ultralytics would take means, which gloo does not know; `Validator` has taken them.
-        world_size, self.world_size = self.world_size, min(self.world_size, 1)
-        try:
+        with group.validation(self):
             return super().validate()
-        finally:
-            self.world_size = world_size
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Scale to 0..1 and, where images are loaded larger than the student sees them, reduce them."""
@@ -228,11 +228,10 @@ class Trainer(DetectionTrainer):
         metrics = {k: float(v) for k, v in self.metrics.items()}
         save_plain(plain, self.last, train_args=dict(vars(self.args)), metrics=metrics)
         if self.best_fitness == self.fitness:
-            shutil.copyfile(self.last, self.best.with_suffix(".tmp"))
-            self.best.with_suffix(".tmp").replace(self.best)
+            _copy(self.last, self.best)
         if self.save_period > 0 and self.epoch % self.save_period == 0:
-            shutil.copyfile(self.last, self.wdir / f"epoch{self.epoch}.pt")
-        save_state(self.plan.folder / RESUME_FILE, collect(self, self._random))
+            _copy(self.last, self.wdir / f"epoch{self.epoch}.pt")
+        save_state(self.plan.folder / RESUME_FILE, state_of(self))
         return True
 
     def factors(self) -> dict[str, float]:
@@ -248,9 +247,14 @@ class Trainer(DetectionTrainer):
         state = group.share(lambda: load_state(file) if self.plan.resume and file.is_file() else None)
         if state is None:
             return
-        restore(self, state, file)
+        check_epochs(state, self.epochs)
+        try:
+            restore(self, state)
+        except (RuntimeError, ValueError) as err:
+            raise ModelError(f"resume: {file} belongs to another model or configuration; start the run anew") from err
         self.initial_hash, self._resumed_hash = state["hashes"]
         self._seconds_before = state["seconds"]
+        self._gradients = state.get("gradients", {})
 
     def _close_dataloader_mosaic(self) -> None:
         super()._close_dataloader_mosaic()
@@ -259,7 +263,7 @@ class Trainer(DetectionTrainer):
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Stop with advice instead of retrying silently: a repeated epoch would break the match with the control."""
-        self._random = group.gather(random_state())  # the first process is about to save
+        self.random_states = group.gather(random_state())  # the first process is about to save
         losses = group.gather(0.0 if self.loss is None else float(self.loss.detach()))
         worst = next((loss for loss in losses if not math.isfinite(loss)), None)
         if worst is None:
@@ -276,3 +280,16 @@ class Trainer(DetectionTrainer):
 
 def _restart_steps(trainer: Trainer) -> None:
     trainer._step = 0
+    if trainer._gradients:  # Ultralytics clears them after it has resumed
+        give_gradients(trainer.model, trainer._gradients)
+        trainer._gradients = {}
+
+
+def _go_on_accumulating(trainer: Trainer) -> None:
+    """Ultralytics counts from the batch before the first one, also where a run is resumed."""
+    trainer._lag = trainer.last_update + 1
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)

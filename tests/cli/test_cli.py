@@ -195,6 +195,9 @@ def test_errors_of_the_job(calls: Calls, capfd: pytest.CaptureFixture[str], monk
     calls.answer = OSError(28, "No space left on device", "runs/x")
     assert cli.main(TRAIN) == 2
     assert "runs/x: No space left on device" in capfd.readouterr().err
+    calls.answer = OSError(28, "No space left on device")  # of a library that does not say where
+    assert cli.main(TRAIN) == 2
+    assert capfd.readouterr().err.startswith("detkd train: out: can't write there (No space left on device); make room")
     calls.answer = KeyError("surprise")
     assert cli.main(TRAIN) == 1
     err = capfd.readouterr().err
