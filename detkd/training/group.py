@@ -24,19 +24,9 @@ from detkd import ranks
 from detkd.errors import ConfigError, RankError
 
 __all__ = [
-    "bring_together",
-    "gather",
-    "give_up",
-    "in_turn",
-    "join",
-    "leave",
-    "same",
-    "share",
-    "size",
-    "total",
-    "watched",
-    "wrap",
-]
+    "bring_together", "gather", "give_up", "in_turn", "join", "leave", "same", "share", "size", "total", "validation",
+    "watched", "wrap",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -190,6 +180,22 @@ def bring_together(trainer: Any) -> None:
             enabled = amp and trainer.args.amp != "bf16"
             trainer.amp, trainer.scaler = amp, torch.amp.GradScaler("cuda", enabled=enabled)
         trainer.model = wrap(trainer.model, trainer.device)
+
+
+@contextmanager
+def validation(trainer: Any) -> Iterator[None]:
+    """Give all processes the averaged statistics of the first one.
+
+    Inside, Ultralytics thinks that it is alone: it would take means, which gloo does not know, and `Validator` has
+    taken them.
+    """
+    for buffer in trainer.ema.ema.buffers() if size() > 1 else ():
+        distributed.broadcast(buffer, src=0)
+    world_size, trainer.world_size = trainer.world_size, min(trainer.world_size, 1)
+    try:
+        yield
+    finally:
+        trainer.world_size = world_size
 
 
 @contextmanager
