@@ -143,6 +143,11 @@ def set_up(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, again: bo
         control = _control(config, spec, folder, {k: v for k, v in shown.items() if k != "soft"})
     elif wanted and ranks.first():
         earlier = _read_control(Path(str(wanted)), spec, config)
+        if not again and (count := earlier.outcome.get("processes", 1)) != ranks.world_size():
+            raise PairError(
+                f"control: {wanted} was trained by {count} processes, this run has {ranks.world_size()}, and each "
+                "normalises over its own part of a batch; use as many, or control=true"
+            )
     images = (len(control_set(train)), len(train))
     return Trainings(config, spec, student, control, cached, teacher_path, options, images, earlier)
 
