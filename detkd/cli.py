@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from detkd import paths, usage
+from detkd import paths, ranks, usage
 from detkd.config import VERBS, key_names, plain, rewrite_all
 from detkd.errors import ConfigError, DetkdError
 from detkd.faults import translate
@@ -27,6 +28,9 @@ __all__ = ["CONDITION_MET", "main", "run"]
 CONDITION_MET = 3
 """Exit status when `fail_if` holds; 0 is success, 1 a bug (of detkd doctor: problems found), 2 something the user can
 fix, 130 an interruption."""
+
+_SECOND_VOICE = 5.0
+"""Seconds that all processes of a run but the first wait before they report an error."""
 
 _CONTINUE = frozenset({"cache", "pseudolabel"})  # find what an interrupted attempt has made by themselves
 
@@ -184,8 +188,13 @@ def _report(verb: str, err: BaseException) -> int:
             "please report it with the traceback that DETKD_TRACEBACK=1 shows"
         ]
         status = 1
+    who = f"detkd {verb}"
+    if not ranks.first():
+        # Most mistakes are found by all processes alike; torchrun ends this one before it repeats what the first says.
+        time.sleep(_SECOND_VOICE)
+        who += f" (process {ranks.rank()})"
     for line in lines or [type(err).__name__]:
-        print(f"detkd {verb}: {line}", file=sys.stderr)
+        print(f"{who}: {line}", file=sys.stderr)
     return status
 
 
@@ -196,6 +205,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
         verb: One of `detkd.config.VERBS`.
         arguments: Overrides (`key=value`) and Hydra's options (`--cfg job`, `--multirun`, ...) in any order.
     """
+    ranks.calm()
     try:
         overrides, options = split_options(arguments)
         if {"-h", "--help"} & set(options):

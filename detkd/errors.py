@@ -6,7 +6,7 @@ A message reads `key: what is wrong, got VALUE; what to do`.
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "DataError", "DetkdError", "ModelError", "PairError", "ShapeError"]
+__all__ = ["ConfigError", "DataError", "DetkdError", "ModelError", "PairError", "RankError", "ShapeError"]
 
 
 class DetkdError(Exception):
@@ -27,6 +27,10 @@ class ModelError(DetkdError):
 
 class PairError(ModelError):
     """Teacher and student don't fit together."""
+
+
+class RankError(DetkdError):
+    """A process of a training on several devices is gone."""
 
 
 class ShapeError(DetkdError):

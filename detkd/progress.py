@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["NotedProgress", "console", "new_progress", "out", "stages", "track"]
+__all__ = ["NotedProgress", "console", "hushed", "new_progress", "out", "stages", "track"]
 
 T = TypeVar("T")
 
@@ -70,6 +70,17 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         for item in items:
             yield item
             progress.advance(task)
+
+
+@contextmanager
+def hushed(quiet: bool = True) -> Iterator[None]:
+    """Print nothing inside, where something has been said already or another process says it."""
+    before = console.quiet, out.quiet
+    console.quiet, out.quiet = (quiet or before[0]), (quiet or before[1])
+    try:
+        yield
+    finally:
+        console.quiet, out.quiet = before
 
 
 @contextmanager

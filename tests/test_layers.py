@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detkd"
 MAX_LINES = 300
 
 LAYERS = {
-    "errors": 0, "types": 0, "io": 0, "progress": 0, "environment": 0, "system_check": 0, "locks": 0,
+    "errors": 0, "types": 0, "io": 0, "ranks": 0, "progress": 0, "environment": 0, "system_check": 0, "locks": 0,
     "ops": 1, "runs": 1,
     "losses": 2, "data": 2, "evaluation": 2, "caching": 2,
     "models": 3, "statistics": 3, "diagnosis": 3,

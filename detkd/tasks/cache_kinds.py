@@ -172,7 +172,7 @@ class ViewWork:
         distillation = Distillation(source=self.live, recipe=_no_recipe, imgsz=self.teacher_imgsz)
         self.run = make_plan(
             {**config, "load_imgsz": load}, config["student"], spec, Path("runs"),
-            distillation=distillation, views=count, augment_seed=self.seed, ranks=True,
+            distillation=distillation, views=count, augment_seed=self.seed, shared=True,
         )  # fmt: skip
         student = build_detector(self.run.student, spec.names, key="student", scale=self.run.scale)
         head: Any = detect_head(student, key="student", source="the student")

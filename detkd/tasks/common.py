@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from detkd import ranks
 from detkd.data.coco import to_coco
 from detkd.data.load import load_data, summary_table, write_report
 from detkd.data.noise import hurry
@@ -124,22 +125,30 @@ class Trained:
 def train_once(
     plan: Any, *, checkpoint: str = "last", verbose: bool = False, loggers: Sequence[str] | None = None
 ) -> Trained:
-    """Train according to a plan, or return what an earlier, finished attempt in the same folder made."""
+    """Train according to a plan, or return what an earlier, finished attempt in the same folder made.
+
+    Where several processes share the training all of them call this, and the first one looks and writes.
+    """
     from detkd.models.weights import quiet
+    from detkd.training import group
     from detkd.training.integrations import switched
     from detkd.training.run import run_training, settle
 
     folder: Path = plan.folder
     weights = folder / "weights" / f"{checkpoint}.pt"
     done = folder / "outcome.json"
-    if not plan.resume:
+    if not plan.resume and ranks.first():
         for left in (done, folder / "resume.pt"):
             left.unlink(missing_ok=True)
     settle(plan)
-    if not done.is_file():
+    outcome: dict[str, Any] | None = group.share(lambda: read_json(done) if done.is_file() else None)
+    if outcome is None:
         with quiet(20 if verbose else 40), switched(loggers):
-            write_json(done, asdict(run_training(plan)))
-    return Trained(folder, weights, read_json(done))
+            outcome = asdict(run_training(plan))
+        if ranks.first():
+            write_json(done, outcome)
+            outcome = read_json(done)
+    return Trained(folder, weights, outcome)
 
 
 def evaluate_weights(

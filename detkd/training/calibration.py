@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from detkd.losses.terms import column
 from detkd.models.distilled import DistilledDetector
 from detkd.models.pull import Pull
 from detkd.progress import console
+from detkd.training.group import gather
 
 __all__ = ["ALARMS_FILE", "Calibrator"]
 
@@ -85,8 +86,9 @@ class Calibrator:
         if not isinstance(model, DistilledDetector):
             return
         self._watch(model, trainer.loss_items)
-        if model.pull is not None:
-            self.take(model, model.pull)
+        pull = _together(model.pull) if model.measure else None
+        if pull is not None:
+            self.take(model, pull)
 
     def take(self, model: DistilledDetector, pull: Pull) -> None:
         """Add a measurement; the last of an epoch moves the factors."""
@@ -105,7 +107,7 @@ class Calibrator:
             target = balance.target(group)
             if target is None:
                 continue
-            shares = [_over_ranks(p.share(group)) for p in self._pulls]
+            shares = [p.share(group) for p in self._pulls]
             factor = float(model.recipe.factors[number])
             # A group whose terms were still off, or said nothing, at the first measurement still has the factor 1.
             first = int(model.recipe.measured) == 0 or factor == 1.0
@@ -157,7 +159,8 @@ class Calibrator:
         if self._steps % _SILENT:
             return
         counted = _counted(model.recipe, model.progress)
-        for name, count in zip(names, self._zero.tolist(), strict=True):
+        counts = [min(of_each) for of_each in zip(*gather(self._zero.tolist()), strict=True)]
+        for name, count in zip(names, counts, strict=True):
             if count >= _SILENT and name in counted:
                 self.alarm(
                     f"{name} zero",
@@ -189,12 +192,18 @@ def _counted(recipe: Recipe, progress: float) -> set[str]:
     }
 
 
-def _over_ranks(share: float) -> float:
-    """Return the mean over all processes of a run, so that all move their factors alike."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return share
-    value = torch.tensor(share, dtype=torch.float64)
-    if torch.distributed.get_backend() == "nccl":
-        value = value.cuda()
-    torch.distributed.all_reduce(value)
-    return float(value) / torch.distributed.get_world_size()
+def _together(pull: Pull | None) -> Pull | None:
+    """Return the mean of what all processes of a run measured, so that all go on alike.
+
+    Args:
+        pull: What this one measured; None where nothing in its batch is taught. All must call this in the same step.
+    """
+    pulls = [one for one in gather(pull) if one is not None]
+    if len(pulls) < 2:
+        return pulls[0] if pulls else None
+    return Pull(*(_mean(norms) for norms in zip(*pulls, strict=True)))
+
+
+def _mean(several: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for one in several for name in one)
+    return {name: statistics.fmean(one[name] for one in several if name in one) for name in names}

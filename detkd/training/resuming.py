@@ -13,8 +13,9 @@ import detkd.environment
 from torch import Tensor, nn
 from ultralytics.utils.torch_utils import unwrap_model
 
+from detkd import ranks
 from detkd.io import write_text
-from detkd.training.checkpoint import random_state, restore_random_state
+from detkd.training.checkpoint import restore_random_state
 
 __all__ = ["finished", "give_gradients", "restore", "state_of"]
 
@@ -40,7 +41,8 @@ def state_of(trainer: Any) -> dict[str, Any]:
         "stopper": {k: float(v) for k, v in vars(trainer.stopper).items()},
         "criterion_updates": getattr(model.criterion, "updates", 0),
         "amp": bool(trainer.amp),
-        "random": random_state(),
+        "random": trainer.random_states[0],
+        "ranks": trainer.random_states[1:],
         "hashes": [trainer.initial_hash, trainer.batch_hash],
         "seconds": trainer.seconds,
         "factors": trainer.factors(),
@@ -71,10 +73,12 @@ def restore(trainer: Any, state: dict[str, Any]) -> None:
         model.criterion.updates = state["criterion_updates"] - 1
         model.criterion.update()
     trainer.start_epoch = state["epoch"] + 1
-    trainer.train_loader.sampler.set_epoch(trainer.start_epoch)
+    trainer.train_loader.sampler.go_to(trainer.start_epoch)
     trainer.last_update = state.get("last_update", -1)
     write_text(trainer.csv, state["results"])
-    restore_random_state(state["random"])
+    random_states = [state["random"], *state.get("ranks", ())]
+    if ranks.rank() < len(random_states):  # else the run had fewer processes before
+        restore_random_state(random_states[ranks.rank()])
 
 
 def finished(state: dict[str, Any]) -> bool:

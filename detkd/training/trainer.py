@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import time
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import detkd.environment
 
-import numpy as np
 import torch
 from torch import nn
-from ultralytics.data.build import InfiniteDataLoader, build_dataloader, seed_worker
-from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
+from ultralytics.data.build import build_dataloader
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from detkd.data.unlabelled import by_people
+from detkd import ranks
 from detkd.errors import ConfigError, ModelError
 from detkd.io import atomic_path
 from detkd.losses.balance import GROUPS
 from detkd.models.distilled import DistilledDetector
 from detkd.models.trust import BoxTrust
 from detkd.models.weights import build_detector, detect_head, state_hash
+from detkd.training import group
 from detkd.training.calibration import Calibrator
 from detkd.training.checkpoint import (
     RESUME_FILE,
     check_epochs,
     load_state,
+    random_state,
     save_plain,
     save_state,
 )
 from detkd.training.dataset import RecordDataset
-from detkd.training.loader import data_facts, make_set, resized, view_plan
+from detkd.training.loader import data_facts, make_set, resized, training_loader
 from detkd.training.monitor import Monitor
 from detkd.training.notes import Notes
 from detkd.training.plan import TrainPlan, usable_cores
 from detkd.training.resuming import give_gradients, restore, state_of
-from detkd.training.sampler import EpochSampler
+from detkd.training.validation import Validator
 
 __all__ = ["Trainer"]
 
@@ -52,10 +56,13 @@ class Trainer(DetectionTrainer):
     Attributes:
         initial_hash: Hash of the student's initial weights.
         batch_hash: Hash of the pixels of the first batches; equal for runs that see the same data.
+        random_states: Of each process that shares the batches, after the last epoch.
         last_update: Number of the batch, counted over all epochs, after which the weights were updated last.
     """
 
     plan: ClassVar[TrainPlan]
+    model: Any
+    amp: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.initial_hash = ""
@@ -70,14 +77,17 @@ class Trainer(DetectionTrainer):
         self._trust: BoxTrust | None = None
         self._seconds_before = 0.0
         self._started = time.monotonic()
+        self.random_states: list[dict[str, Any]] = []
         super().__init__(*args, **kwargs)
         shutil.rmtree(self.save_dir / "weights", ignore_errors=True)  # Ultralytics' own weights folder stays empty
         self.wdir = self.plan.folder / "weights"
         self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
         if self.device.type == "cpu":
+            self.args.amp = False  # as Ultralytics finds out itself, but in the first process only
             # Ultralytics leaves one core idle; the number of threads is part of what a run is compared by.
             torch.set_num_threads(self.plan.threads or usable_cores())
-        Monitor(self.plan.description).attach(self)
+        if ranks.first():
+            Monitor(self.plan.description).attach(self)
         self.calibrator = Calibrator(self.plan.folder, resume=self.plan.resume)
         self.notes = Notes()
         if self.plan.distillation is not None:
@@ -139,43 +149,25 @@ class Trainer(DetectionTrainer):
             return build_dataloader(
                 dataset, batch_size, self.args.workers, shuffle=False, rank=rank, device=self.device
             )
-        plan = self.plan
-        sampler = EpochSampler(
-            len(dataset),
-            seed=plan.seed,
-            rank=max(rank, 0),
-            world_size=max(self.world_size, 1),
-            views=None if plan.views is None else view_plan(plan, plan.views),
-            groups=np.array([by_people(record) for record in dataset.records]) if plan.share is not None else None,
-            share=plan.share,
-            batch=batch_size,
-            epoch_size=plan.samples,
-        )
-        workers = min(usable_cores(), self.args.workers)
-        return InfiniteDataLoader(
-            dataset=dataset,
-            batch_size=min(batch_size, max(len(dataset), plan.samples or 0)),
-            sampler=sampler,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            pin_memory=self.device.type == "cuda",
-            collate_fn=dataset.collate_fn,
-            worker_init_fn=seed_worker,
-            # Of its own: a loader draws a number whenever it starts, and a resumed run starts it at other times.
-            generator=torch.Generator().manual_seed(plan.seed),
-            drop_last=False,
-        )
+        return training_loader(self.plan, dataset, batch_size, self.args.workers, pin=self.device.type == "cuda")
 
     def _build_train_pipeline(self) -> None:
-        """Refuse Ultralytics' second try with half the batch: control and student would no longer be matched."""
+        """Refuse Ultralytics' second try with half the batch: control and student would no longer be matched.
+
+        Several processes meet here: until now the trainer was told that it is alone, as Ultralytics' own wrapper knows
+        GPUs of one machine only.
+        """
         if self.optimizer is not None:
             raise ConfigError("batch: does not fit the device's memory; use a smaller batch= or imgsz= for both runs")
+        if RANK != -1:
+            group.bring_together(self)
         super()._build_train_pipeline()
 
     def setup_model(self) -> None:
         """Build the student from seed or weights and, when distilling, put it together with its teacher."""
         plan = self.plan
-        student = build_detector(
+        build = partial(
+            build_detector,
             plan.student,
             plan.train.names,
             key=plan.key,
@@ -184,10 +176,11 @@ class Trainer(DetectionTrainer):
             slice_from=plan.slice_from,
             slice_by=plan.slice_by,
         )
+        student = group.in_turn(build)  # it may be downloaded
         student.args = self.args
         self.initial_hash = state_hash(student)
         student = student.to(self.device)
-        self.model: nn.Module = student
+        self.model = student
         if plan.distillation is None:
             return
         self.notes.source = source = plan.distillation.source(plan.train.names)
@@ -200,11 +193,14 @@ class Trainer(DetectionTrainer):
         student = self.student
         student.nc, student.names, student.args = self.data["nc"], self.data["names"], self.args
 
-    def get_validator(self) -> DetectionValidator:
+    def get_validator(self) -> Validator:
         """Return Ultralytics' validator, for the curve during training; results come from our own evaluator."""
-        return DetectionValidator(
-            self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
-        )
+        return Validator(self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks)
+
+    def validate(self) -> Any:
+        """Validate the averaged weights, on all processes with the statistics of the first one."""
+        with group.validation(self):
+            return super().validate()
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Scale to 0..1 and, where images are loaded larger than the student sees them, reduce them."""
@@ -248,9 +244,9 @@ class Trainer(DetectionTrainer):
     def resume_training(self, ckpt: Any) -> None:
         """Continue after the last finished epoch, with the same weights, optimizer, schedule and random state."""
         file = self.plan.folder / RESUME_FILE
-        if not self.plan.resume or not file.is_file():
+        state = group.share(lambda: load_state(file) if self.plan.resume and file.is_file() else None)
+        if state is None:
             return
-        state = load_state(file)
         check_epochs(state, self.epochs)
         try:
             restore(self, state)
@@ -263,14 +259,17 @@ class Trainer(DetectionTrainer):
     def _close_dataloader_mosaic(self) -> None:
         super()._close_dataloader_mosaic()
         # The trainer restarts the loader next; workers may already have asked for a later epoch.
-        self.train_loader.sampler.set_epoch(self.epoch)
+        self.train_loader.sampler.go_to(self.epoch)
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Stop with advice instead of retrying silently: a repeated epoch would break the match with the control."""
-        if self.loss is None or torch.isfinite(self.loss):
+        self.random_states = group.gather(random_state())  # the first process is about to save
+        losses = group.gather(0.0 if self.loss is None else float(self.loss.detach()))
+        worst = next((loss for loss in losses if not math.isfinite(loss)), None)
+        if worst is None:
             return False
         raise ModelError(
-            f"trainer.lr0: the loss became {float(self.loss.detach())} in epoch {epoch + 1}; lower trainer.lr0 "
+            f"trainer.lr0: the loss became {worst} in epoch {epoch + 1}; lower trainer.lr0 "
             f"(now {self.args.lr0}) or, with calibration, distill.calibrate.head / features (else distill.lambda), and "
             "start again"
         )

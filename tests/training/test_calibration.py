@@ -18,7 +18,7 @@ from detkd.losses.recipe import Recipe, Schedule
 from detkd.models.distilled import DistilledDetector
 from detkd.models.pull import Pull
 from detkd.models.teacher import LiveTeacher
-from detkd.training.calibration import ALARMS_FILE, Calibrator
+from detkd.training.calibration import ALARMS_FILE, Calibrator, _together
 from detkd.training.plan import Distillation
 from tests.inference.tiny import NAMES, tiny_model
 from tests.models.test_distilled import Adapted, batch
@@ -292,3 +292,15 @@ def test_single_terms_are_measured_once_an_epoch(tmp_path):
         seen.append((bool(model.pull.parts), bool(model.pull.groups)))
         calibrator.take(model, model.pull)
     assert seen == [(True, True), (False, True)]
+
+
+def test_processes_measure_together_and_one_without_taught_images_does_not_count(monkeypatch):
+    one, other = (
+        Pull({"head": 2.0}, {"head": 1.0}, {"kd": 0.0}, {"kd": 1.0}),
+        Pull({"head": 4.0}, {"head": 5.0}, {}, {}),
+    )
+    monkeypatch.setattr("detkd.training.calibration.gather", lambda mine: [mine, None, other])
+    assert _together(one) == Pull({"head": 3.0}, {"head": 3.0}, {"kd": 0.0}, {"kd": 1.0})
+    assert _together(None) == other
+    monkeypatch.setattr("detkd.training.calibration.gather", lambda mine: [None, None])
+    assert _together(None) is None
