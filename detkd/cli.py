@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from detkd import paths, usage
 from detkd.config import VERBS, key_names, plain, rewrite_all
-from detkd.errors import ConfigError, DetkdError
+from detkd.errors import ConfigError, DetkdError, printable
 from detkd.faults import translate
 from detkd.quoting import quote, split_commas, split_options
 from detkd.runs import fail_runs
@@ -170,6 +170,8 @@ def _report(verb: str, err: BaseException) -> int:
         traceback.print_exception(err)
     if isinstance(err, DetkdError):
         lines, status = str(err).splitlines(), 2
+    elif isinstance(err, MemoryError):
+        lines, status = ["out of memory; use smaller files, a smaller batch= or imgsz=, or a machine with more"], 2
     elif type(err).__name__ == "OutOfMemoryError":
         lines, status = ["batch: the device ran out of memory; use a smaller batch= or imgsz="], 2
     elif isinstance(err, OSError) and err.filename is not None:
@@ -182,7 +184,7 @@ def _report(verb: str, err: BaseException) -> int:
         ]
         status = 1
     for line in lines or [type(err).__name__]:
-        print(f"detkd {verb}: {line}", file=sys.stderr)
+        print(f"detkd {verb}: {printable(line)}", file=sys.stderr)
     return status
 
 
