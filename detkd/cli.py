@@ -170,6 +170,11 @@ def _report(verb: str, err: BaseException) -> int:
         traceback.print_exception(err)
     if isinstance(err, DetkdError):
         lines, status = str(err).splitlines(), 2
+    elif isinstance(err, RecursionError):
+        lines, status = (
+            ["an input is nested too deep; look for lists or objects inside each other in the files given"],
+            2,
+        )
     elif isinstance(err, MemoryError):
         lines, status = ["out of memory; use smaller files, a smaller batch= or imgsz=, or a machine with more"], 2
     elif type(err).__name__ == "OutOfMemoryError":

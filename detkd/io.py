@@ -154,6 +154,8 @@ def parse_json(content: bytes) -> Any:
         return json.loads(content.decode("utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise
+    except RecursionError as err:  # brackets in texts can hide how deep it is
+        raise ValueError(f"nested more than {DEPTH} levels deep") from err
     except ValueError as err:  # Python's own limit for integers
         raise ValueError(str(err).partition(";")[0]) from err
 

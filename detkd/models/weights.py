@@ -183,7 +183,10 @@ def detect_head(model: nn.Module, *, key: str, source: str) -> Detect:
     head = layers[-1] if isinstance(layers, nn.Sequential) and len(layers) else None
     if type(head) is not Detect:
         kind = type(head).__name__ if head is not None else type(model).__name__
-        raise ModelError(f"{key}: {source} ends in {kind}, not in a Detect head; choose a YOLO detection model")
+        raise ModelError(
+            f"{key}: {source} ends in {kind}, not in a Detect head; choose a YOLO detection model such as yolo26n.pt "
+            "(segmentation, pose, oriented boxes, classification and YOLO-World are not supported)"
+        )
     return head
 
 

@@ -21,6 +21,7 @@ class Case:
             `detkd`, or a function of the Python interface to call.
         says: Words of the message.
         counted: The bad part is left out and counted, and the command succeeds; otherwise it is refused.
+        lines: Of the message; several problems stand one a line.
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Case:
     make: Make
     says: str
     counted: bool = False
+    lines: int = 1
 
     @property
     def id(self) -> str:

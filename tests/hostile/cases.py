@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.hostile import case_labels
+from tests.hostile import case_labels, case_models, case_results
 from tests.hostile.case import Case
 
-CASES: list[Case] = [*case_labels.CASES]
+CASES: list[Case] = [*case_labels.CASES, *case_results.CASES, *case_models.CASES]
