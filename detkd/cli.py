@@ -172,7 +172,7 @@ def _report(verb: str, err: BaseException) -> int:
         lines, status = str(err).splitlines(), 2
     elif isinstance(err, RecursionError):
         lines, status = (
-            ["an input is nested too deep; look for lists or objects inside each other in the files given"],
+            ["an input is nested too deep; look for lists inside each other in the files given"],
             2,
         )
     elif isinstance(err, MemoryError):

@@ -230,8 +230,12 @@ def build_detector(
             )
         config = deepcopy(weights.yaml)
     else:
-        with quiet():
-            config = yaml_model_load(str(path))
+        try:
+            with quiet():
+                config = yaml_model_load(str(path))
+        except Exception as err:  # the parser's errors and Ultralytics' own
+            reason = " ".join(str(err).split())[:160]
+            raise ModelError(f"{key}: {path} is no model YAML ({type(err).__name__}: {reason})") from err
         if scale:
             config = {**config, "scale": "n", "scales": {"n": [scale["depth"], scale["width"], scale["max_channels"]]}}
     _guard()  # of a model YAML too: its `activation` would be evaluated

@@ -67,7 +67,7 @@ _COCO = [
     _coco("an image without file name", _without("images", "file_name"), "needs an id and a file_name"),
     _coco("a file name with a zero byte", _image(file_name="a\0b.jpg"), "no image file"),
     _coco("a file name of 5000 letters", _image(file_name="a" * 5000 + ".jpg"), "(missing-image)"),
-    _coco("an image that is not there", _image(file_name="../../../nowhere.jpg"), "no image file"),
+    _coco("an image that is not there", _image(file_name="../../nowhere/x.jpg"), "no image file"),
     _coco("a size of zero", _image(width=0), "width and height must be positive integers"),
     _coco("another size than the image's", _image(width=640), "labels are for an image of 640x48"),
 ]

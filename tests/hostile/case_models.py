@@ -104,9 +104,9 @@ _WEIGHTS = [
     _model_yaml("an activation that runs a command", f"activation: __import__('os').system('touch ran')\n{_YOLO}", "does not describe a model"),
     _model_yaml("a layer that does not exist", _YOLO.replace("Conv", "NoSuchLayer"), "does not describe a model"),
     _model_yaml("a layer that is a builtin", _YOLO.replace("Conv", "exit"), "does not describe a model"),
-    _model_yaml("a text", "just words", "m.yaml"),
+    _model_yaml("a text", "just words", "is no model YAML"),
     _model_yaml("no head", "nc: 1\nbackbone: []\n", "does not describe a model"),
-    _model_yaml("a tag that runs a command", "!!python/object/apply:os.system ['touch ran']", "m.yaml"),
+    _model_yaml("a tag that runs a command", "!!python/object/apply:os.system ['touch ran']", "is no model YAML"),
 ]  # fmt: skip
 
 
