@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from detkd import paths, ranks, usage
 from detkd.config import VERBS, key_names, plain, rewrite_all
-from detkd.errors import ConfigError, DetkdError
+from detkd.errors import ConfigError, DetkdError, printable
 from detkd.faults import translate
 from detkd.io import FULL
 from detkd.quoting import quote, split_commas, split_options
@@ -175,6 +175,13 @@ def _report(verb: str, err: BaseException) -> int:
         traceback.print_exception(err)
     if isinstance(err, DetkdError):
         lines, status = str(err).splitlines(), 2
+    elif isinstance(err, RecursionError):
+        lines, status = (
+            ["an input is nested too deep; look for lists inside each other in the files given"],
+            2,
+        )
+    elif isinstance(err, MemoryError):
+        lines, status = ["out of memory; use smaller files, a smaller batch= or imgsz=, or a machine with more"], 2
     elif type(err).__name__ == "OutOfMemoryError":
         lines, status = ["batch: the device ran out of memory; use a smaller batch= or imgsz="], 2
     elif isinstance(err, OSError) and err.filename is not None:
@@ -194,7 +201,7 @@ def _report(verb: str, err: BaseException) -> int:
         time.sleep(_SECOND_VOICE)
         who += f" (process {ranks.rank()})"
     for line in lines or [type(err).__name__]:
-        print(f"{who}: {line}", file=sys.stderr)
+        print(f"{who}: {printable(line)}", file=sys.stderr)
     return status
 
 
