@@ -13,7 +13,7 @@ from detkd import paths
 from detkd.errors import ConfigError, DetkdError
 from detkd.faults import translate
 from detkd.io import parse_yaml, read_bytes
-from detkd.quoting import as_typed, name_words, rewrite, text
+from detkd.quoting import RUN_GROUPS, as_typed, name_words, rewrite, text
 from detkd.signature import call_problems, nearest, wrong_type
 
 __all__ = ["EXAMPLES", "VERBS", "build", "compose", "from_arguments", "plain", "rewrite_all"]
@@ -209,7 +209,7 @@ def _resumed(values: dict[str, Any], typed: Sequence[str]) -> dict[str, Any]:
 
 def key_names(verb: str) -> list[str]:
     """Return the keys a user may type for a verb: short keys and `group.key` of the groups' first choices."""
-    names = [*paths.primary(verb), *paths.verb_groups(verb)]
+    names = [*paths.primary(verb), *paths.verb_groups(verb), *RUN_GROUPS]
     for group in paths.verb_groups(verb):
         for choice in paths.group_choices(group):
             names += [name for name in paths.preset_keys(group, choice) if name not in names]
