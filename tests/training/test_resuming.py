@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from detkd.errors import DataError
+from detkd.io import write_json
 from detkd.losses.mgd import MaskedGeneration
 from detkd.losses.recipe import Recipe
 from detkd.models.teacher import LiveTeacher
+from detkd.tasks.common import train_once
 from detkd.training.checkpoint import RESUME_FILE, load_state
 from detkd.training.plan import Distillation, TrainPlan
 from detkd.training.trainer import Trainer
@@ -109,6 +111,21 @@ def test_times_in_the_curve_go_on_and_survive_a_clock_that_is_set_back(
     lines = (tmp_path / "part" / "train" / "results.csv").read_text().splitlines()[1:]
     times = [float(line.split(",")[1]) for line in lines]
     assert 0 < times[0] < times[1] < times[2] <= outcome.seconds < 600
+
+
+def test_what_follows_a_training_that_was_done_before_runs_as_after_it(tmp_path: Path) -> None:
+    """Killed in its evaluation, a run trains no more; threads and determinism are set nevertheless."""
+    wanted = plan(tmp_path / "part", tmp_path / "i", distil=False, resume=True)
+    write_json(tmp_path / "part" / "outcome.json", {"epochs": 3})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(False)
+    try:
+        assert train_once(wanted).outcome == {"epochs": 3}
+        assert torch.get_num_threads() == 1
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_loader_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
