@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from detkd.errors import ConfigError, DataError
-from detkd.io import read_json, sweep, write_json, write_text
+from detkd.io import parse_yaml, read_bytes, read_json, sweep, write_json, write_text
 from detkd.locks import hold, let_go
 
 __all__ = [
@@ -37,18 +37,8 @@ __all__ = [
 ]
 
 _MAY_CHANGE = {
-    "device",
-    "workers",
-    "threads",
-    "pictures",
-    "verbose",
-    "trust",
-    "resume",
-    "out",
-    "name",
-    "control",
-    "report",
-}
+    "device", "workers", "threads", "pictures", "verbose", "trust", "resume", "out", "name", "control", "report",
+}  # fmt: skip
 
 _PARTS = ("", "weights", "train", "pictures", "export", "control", "control/weights", "control/train")
 """Where a run writes files, seen from its folder."""
@@ -176,7 +166,7 @@ def start_run(folder: Path, verb: str, config: Mapping[str, Any]) -> None:
         ConfigError: If the folder holds a run of another verb, whose files would be mixed with the new ones, or another
             process works there.
     """
-    if (folder / "run.json").is_file() and (other := read_json(folder / "run.json").get("verb")) != verb:
+    if (folder / "run.json").is_file() and (other := _record(folder, "out").get("verb")) != verb:
         raise ConfigError(f"out: {folder} holds a {other} run; choose another folder with out=...")
     claim(folder)
     _OPEN[:] = [*_OPEN, folder]
@@ -228,7 +218,7 @@ def open_run(path: str | Path, verb: str) -> Path:
     folder = Path(path).expanduser().resolve()
     if not (folder / "run.json").is_file() or not (folder / "config.yaml").is_file():
         raise ConfigError(f"resume: {folder} is no run folder (run.json and config.yaml are missing); name runs/<name>")
-    record = read_json(folder / "run.json")
+    record = _record(folder, "resume")
     if record.get("verb") != verb:
         raise ConfigError(
             f"resume: {folder} is a {record.get('verb')} run; use detkd {record.get('verb')} resume={path}"
@@ -243,18 +233,31 @@ def open_run(path: str | Path, verb: str) -> Path:
     return folder
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def _record(folder: Path, key: str) -> dict[str, Any]:
+    record = read_json(folder / "run.json")
+    if not isinstance(record, dict):
+        raise ConfigError(f"{key}: {folder / 'run.json'} is damaged; choose another folder with out=...")
+    return record
+
+
+def read_config(folder: Path, key: str = "resume") -> dict[str, Any]:
     """Return the configuration a run was started with.
+
+    Args:
+        folder: Its folder.
+        key: Config key for messages.
 
     Raises:
         ConfigError: If it is damaged.
     """
+    file = folder / "config.yaml"
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as err:
-        raise ConfigError(f"resume: {folder / 'config.yaml'} can't be read ({err}); start the run anew") from err
+        config = parse_yaml(read_bytes(file).decode("utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as err:
+        reason = next(iter(str(err).splitlines()), type(err).__name__)
+        raise ConfigError(f"{key}: {file} can't be read ({reason}); start the run anew") from err
     if not isinstance(config, dict):
-        raise ConfigError(f"resume: {folder / 'config.yaml'} is damaged; start the run anew")
+        raise ConfigError(f"{key}: {file} is damaged; start the run anew")
     return config
 
 

@@ -19,7 +19,7 @@ LAYERS = {
     "training": 4, "inference": 4, "exporting": 4, "report": 4, "footage": 4,
     "config": 5, "paths": 5, "quoting": 5, "faults": 5, "signature": 5,
     "tasks": 6,
-    "api": 7, "usage": 7,
+    "api": 7, "usage": 7, "sweeps": 7, "sweep_callback": 7,
     "cli": 8, "__main__": 9,
 }  # fmt: skip
 """Height of each module or sub-package directly under `detkd/`; a new one must be given its place here."""
@@ -31,12 +31,13 @@ BESIDE = {
     "footage": {"inference"},  # images and videos are found and read in the same way
     "faults": {"signature"},
     "config": {"paths", "quoting", "faults", "signature"},
+    "sweep_callback": {"sweeps"},
 }  # fmt: skip
 """Imports inside one layer. All others are refused: losses, data and evaluation stay strangers."""
 
 FENCED = {
     "ultralytics": {"models", "training", "inference", "exporting"},
-    "hydra": {"config", "cli"},
+    "hydra": {"config", "cli", "sweep_callback"},
     "omegaconf": {"config", "cli"},
     "torch": {"types", "ops", "losses", "caching", "models", "training", "inference", "exporting", "tasks"},
 }

@@ -47,7 +47,7 @@ def get_data(node: Mapping[str, Any], folder: Path | None = None) -> DataSpec:
     """
     from detkd.models.datasets import ultralytics_dataset
 
-    source = {key: value for key, value in node.items() if key not in {"train_images", "labelled"}}
+    source = {key: value for key, value in node.items() if key not in {"train_images", "labelled", "use_test"}}
     if source.get("format") == "toy":
         drawn = draw_toy(
             source["path"],
@@ -64,6 +64,8 @@ def get_data(node: Mapping[str, Any], folder: Path | None = None) -> DataSpec:
             f"{key} {value}" for key, value in node["label_noise"].items()
         )
         spec = replace(spec, splits={**spec.splits, "train": train}, notes=(*spec.notes, note))
+    if node.get("use_test") is False and "test" in spec.splits:
+        spec = replace(spec, splits={name: part for name, part in spec.splits.items() if name != "test"})
     console.print(summary_table(spec))
     for note in spec.notes:
         console.print(f"[dim]{note}[/dim]")

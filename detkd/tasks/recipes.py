@@ -9,6 +9,9 @@ from detkd.config import build
 
 __all__ = ["make_recipe", "wants_objects"]
 
+# Not all of detkd: a configuration of somebody else must not name what writes or deletes files.
+_LOSSES = ("detkd.losses.", "detkd.models.ultralytics_distill.")
+
 
 def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
     """Build the distillation loss from the `distill` group.
@@ -18,7 +21,7 @@ def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
     """
     from detkd.losses.recipe import Recipe
 
-    allow = ("detkd.", *(f"{name}." for name in plugins))
+    allow = (*_LOSSES, *(f"{name}." for name in plugins))
     terms = {}
     for name, term in (node.get("terms") or {}).items():
         if term is None:

@@ -330,7 +330,8 @@ def campaign(base: Path, seed: int, only: str | None, trials: int | None, record
     """Run everything; return the record, in which verbs that did not run now are as they were."""
     from detkd.runs import environment_record
 
-    chosen = [job for job in jobs(base) if not only or job.name.startswith(tuple(only.split(",")))]
+    names = tuple((only or "").split(","))
+    chosen = [job for job in jobs(base) if job.name in names] or [j for j in jobs(base) if j.name.startswith(names)]
     chosen.sort(key=lambda job: [*TRIALS].index(job.name))
     prepare(base, models=any(job.name in ("compare", "export") for job in chosen))
     content: dict[str, Any] = {"schema": 1, "seed": seed, "environment": environment_record(), "rows": [], "trials": []}
@@ -365,7 +366,7 @@ def campaign(base: Path, seed: int, only: str | None, trials: int | None, record
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="verbs that begin with this, or with one of these: compare,export")
+    parser.add_argument("--only", help="these verbs, or those that begin so: compare,export")
     parser.add_argument("--trials", type=int, help="of each verb, instead of the usual number")
     parser.add_argument("--base", type=Path, help="folder to work in; by default a temporary one, removed afterwards")
     parser.add_argument("--record", type=Path, help="JSON file for the result; rows of other verbs in it are kept")

@@ -278,7 +278,11 @@ def test_sweep_reports_the_job_that_failed(calls: Calls, capfd: pytest.CaptureFi
     assert cli.main([*TRAIN, "seed=0,1", "-m"]) == 2
     assert len(calls) == 2  # one failure does not take the others with it
     err = capfd.readouterr().err
-    assert "detkd train: data.path: gone; check it\n" in err
+    for number in (0, 1):
+        assert (
+            f"detkd train: job {number} failed (model=path model.path='a.pt' data=toy seed={number}): data.path: gone"
+            in err
+        )
     assert "Traceback" not in err
 
 
