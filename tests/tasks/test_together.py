@@ -83,7 +83,7 @@ def test_a_killed_process_ends_the_run_and_resume_goes_on(tmp_path: Path) -> Non
     teacher = save(tiny_model(seed=3), tmp_path / "teacher.pt")
     run = tmp_path / "run"
     process = run_command(
-        f"teacher={teacher}", "student=yolo26n_half", f"data={REPO / 'data' / 'samples'}", "distill=cwd", "epochs=3",
+        f"teacher={teacher}", "student=yolo26n_half", f"data={REPO / 'data' / 'samples'}", "cache=views", "cache.views=2", f"cache.path={tmp_path / 'cache'}", "epochs=3",
         "trainer.val=false", "imgsz=64", "batch=4", "augment=none", "device=cpu,cpu", "threads=1", "pictures=0", "control=true",
         f"out={run}",
     )  # fmt: skip
@@ -111,5 +111,7 @@ def test_a_killed_process_ends_the_run_and_resume_goes_on(tmp_path: Path) -> Non
         outcome = json.loads((folder / "outcome.json").read_text())
         assert (outcome["processes"], outcome["epochs"]) == (2, 3)
         assert len((folder / "train" / "results.csv").read_text().splitlines()) == 4
+    stored = json.loads((run / "cache.json").read_text())
+    assert stored["records"] == 8 * 2  # images, views; both processes filled it
     assert (run / "compare.html").is_file()
     assert not [path for path in run.rglob(".*") if path.is_file()], "a temporary file was left"
