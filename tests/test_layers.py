@@ -39,6 +39,7 @@ FENCED = {
     "ultralytics": {"models", "training", "inference", "exporting"},
     "hydra": {"config", "cli", "sweep_callback"},
     "omegaconf": {"config", "cli"},
+    "ray": {"caching"},
     "torch": {"types", "ops", "losses", "caching", "models", "training", "inference", "exporting", "tasks"},
 }
 """Which modules or sub-packages may import a heavy or copyleft library."""

@@ -6,9 +6,10 @@ A teacher is anything that detects: a checkpoint (RT-DETR too), an exported file
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,7 +75,9 @@ class Answerer:
         *,
         batch: int,
         settings: Mapping[str, Any],
+        load: Mapping[str, Any] | None = None,
     ) -> None:
+        self._load = dict(load or {})
         self.names = tuple(data_names)
         self.looks = sum(teacher.looks for _, teacher in teachers)
         self._teachers = list(teachers)
@@ -147,7 +150,14 @@ class Answerer:
             "wbf_iou": float(wbf_iou),
             "max_objects": int(max_objects),
         }
-        return cls(loaded, data_names, batch=batch, settings=settings)
+        load = {"imgsz": imgsz, "batch": batch, "iou": float(iou), "category_ids": ids}
+        return cls(loaded, data_names, batch=batch, settings=settings, load=load)
+
+    def reloader(self, device: str) -> Callable[[], Answerer]:
+        """Return what loads the same teachers in another process, from the files they came from; it can be pickled."""
+        specs = [replace(spec, path=str(teacher.path.absolute())) for spec, teacher in self._teachers]
+        settings = {**self._load, **self._settings, "device": device}
+        return partial(Answerer.load, specs, self.names, **settings)
 
     def answer(self, items: Iterable[Item]) -> Iterator[SoftObjects]:
         """Answer images in their order, one result each; at most two batches of images are in memory.

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from detkd.caching.engine import Engine
 from detkd.caching.fingerprint import digest
 from detkd.data.records import DataSpec
 from detkd.data.unlabelled import labels_hash
 from detkd.errors import ConfigError, PairError
 from detkd.progress import console
 from detkd.tasks.cache_facts import CACHE_ROOT, code_facts, data_facts, moves_boxes
+from detkd.tasks.elsewhere import portable, same_teacher
 from detkd.tasks.teachers import live_teacher, teacher_facts, teacher_sizes
 from detkd.tasks.train import make_plan
 
@@ -49,7 +51,7 @@ class Work(Protocol):
         """Return how long storing `count` records will take, from a first batch."""
         ...
 
-    def build(self, writer: Any, keys: Sequence[tuple[int, int]], device: str) -> None:
+    def build(self, writer: Any, keys: Sequence[tuple[int, int]], device: str, engine: Engine) -> None:
         """Store the records that are missing."""
         ...
 
@@ -254,12 +256,18 @@ class ViewWork:
         seconds = (marks[1][0] - marks[0][0]) / marks[1][1] * count
         return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} minutes"
 
-    def build(self, writer: Any, keys: Sequence[tuple[int, int]], device: str) -> None:
+    def build(self, writer: Any, keys: Sequence[tuple[int, int]], device: str, engine: Engine) -> None:
         """Store the records that are missing."""
         from detkd.inference.device import torch_device
         from detkd.training.views import build_views
 
-        build_views(self.run, self.teacher, self.stored, writer, keys, self.phases, torch_device(device))
+        reload = partial(
+            same_teacher, portable(self.config), self.spec.names, self.fingerprint["teacher"], self.fingerprint["code"]
+        )
+        build_views(
+            self.run, self.teacher, self.stored, writer, keys, self.phases, torch_device(device),
+            engine=engine, reload=reload,
+        )  # fmt: skip
 
     def check(self, reader: Any, count: int, device: str) -> Iterable[str]:
         """Ask again about some records and return what differs."""

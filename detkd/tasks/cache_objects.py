@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from detkd.caching.engine import Engine, batched
 from detkd.caching.objects import SoftObjects, decode_objects, encode_objects, object_bytes
 from detkd.caching.store import CacheReader
 from detkd.data.records import DataSpec, ImageRecord
@@ -105,12 +106,16 @@ class ObjectWork:
         seconds = (time.monotonic() - started) / size * count
         return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} minutes"
 
-    def build(self, writer: Any, keys: Sequence[tuple[int, int]], device: str) -> None:
+    def build(self, writer: Any, keys: Sequence[tuple[int, int]], device: str, engine: Engine) -> None:
         """Store the records that are missing."""
+        from detkd.inference.asking import ObjectAsker, Shot
+
         numbers = [number for number, _ in writer.missing(keys)]
-        answers = self.teachers.answer([self.records[number] for number in numbers])
-        for number, objects in zip(numbers, track(answers, "teacher, image by image", len(numbers)), strict=True):
-            writer.add(number, 0, self._packed(number, objects))
+        asker = ObjectAsker(self.teachers, classes=self.classes, max_objects=self.most)
+        shots = [Shot.of(self.records[number]) for number in numbers]
+        packed = engine.run(asker, batched(shots, int(self.config["batch"])))
+        for number, payload in zip(numbers, track(packed, "teacher, image by image", len(numbers)), strict=True):
+            writer.add(number, 0, payload)
 
     def check(self, reader: CacheReader, count: int, device: str) -> Iterable[str]:
         """Ask again about some images and return what differs."""

@@ -13,6 +13,7 @@ import yaml
 
 from detkd import ranks
 from detkd.caching.catalog import find_caches, touch_used
+from detkd.caching.engine import Engine
 from detkd.caching.fingerprint import check_fingerprint, differences, digest, plain
 from detkd.caching.store import CacheReader, CacheWriter, check_space, create_cache, read_manifest
 from detkd.data.records import DataSpec
@@ -21,6 +22,7 @@ from detkd.progress import console
 from detkd.runs import environment_record
 from detkd.tasks.arguments import pick_device
 from detkd.tasks.cache_facts import CACHE_ROOT
+from detkd.tasks.engines import engine_of, own_device
 
 __all__ = ["Prepared", "prepare", "recheck"]
 
@@ -75,6 +77,8 @@ def _prepare(config: Mapping[str, Any], spec: DataSpec, check: bool) -> Prepared
 
     node = config["cache"]
     kind = str(node["kind"])
+    engine = engine_of(config)
+    config = {**config, "device": own_device(config)}
     work = open_kind(kind, config, spec)
     device = pick_device(config["device"], ranks=True)
     folder = _folder(node, spec.name, work.fingerprint)
@@ -101,7 +105,7 @@ def _prepare(config: Mapping[str, Any], spec: DataSpec, check: bool) -> Prepared
             )
     seconds = 0.0
     if not manifest.complete:
-        seconds = _build(work, folder, device)
+        seconds = _build(work, folder, device, engine)
     if ranks.first():
         touch_used(folder)
     reader = CacheReader(folder)
@@ -161,19 +165,20 @@ def _folder(node: Mapping[str, Any], name: str, fingerprint: Mapping[str, Any]) 
     return folder
 
 
-def _build(work: Any, folder: Path, device: str) -> float:
+def _build(work: Any, folder: Path, device: str, engine: Engine) -> float:
     rank, world_size = ranks.rank(), ranks.world_size()
     with CacheWriter(folder, rank=rank, world_size=world_size) as writer:
         mine = work.keys[rank::world_size]
         left = writer.missing(mine)
         if left:
             need = work.record_bytes * len(left)
+            when = f"on {engine.where}" if engine.where else work.time_estimate(len(left), device)
             console.print(
                 f"cache: {len(left):,} of {len(work.keys):,} records to store, about {need / 1e6:,.1f} MB "
-                f"({shutil.disk_usage(folder).free / 1e9:,.1f} GB free), {work.time_estimate(len(left), device)}"
+                f"({shutil.disk_usage(folder).free / 1e9:,.1f} GB free), {when}"
             )
             check_space(folder, need)
-            work.build(writer, mine, device)
+            work.build(writer, mine, device, engine)
         manifest = writer.finish()
     if not manifest.complete:
         console.print(f"cache: rank {rank} of {world_size} is done and waits for the others")

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detkd.caching.engine import batched
 from detkd.caching.fingerprint import differences, image_digests, list_digest
-from detkd.caching.objects import SoftObjects, decode_objects, encode_objects
+from detkd.caching.objects import SoftObjects, decode_objects
 from detkd.caching.store import CacheReader, CacheWriter, create_cache, read_manifest
 from detkd.data.coco import to_coco
 from detkd.data.records import DataSpec, ImageRecord
@@ -24,6 +25,7 @@ from detkd.io import write_json
 from detkd.progress import console, track
 from detkd.runs import environment_record
 from detkd.tasks.arguments import pick_device
+from detkd.tasks.engines import engine_of, own_device
 
 if TYPE_CHECKING:
     from detkd.inference.answers import Answerer, TeacherSpec
@@ -88,7 +90,7 @@ def load_teachers(config: Mapping[str, Any], names: Sequence[str], category_ids:
     teachers = Answerer.load(
         teacher_specs(with_packaged_teacher(config)["teacher"], config["teachers"]),
         names,
-        device=pick_device(config["device"]),
+        device=pick_device(own_device(config)),
         category_ids=category_ids,
         **{key: config[key] for key in asked},
     )
@@ -117,6 +119,8 @@ def ask(
     Raises:
         ConfigError: If the folder holds answers of other teachers or settings; names what differs.
     """
+    from detkd.inference.asking import ObjectAsker, Shot
+
     most = int(config["max_objects"])
     names = list(teachers.names)
     kept = min(_CLASSES, len(names))
@@ -137,11 +141,10 @@ def ask(
         return
     with CacheWriter(folder) as writer:
         missing = [number for number, _ in writer.missing([(number, 0) for number in range(len(records))])]
-        answers = teachers.answer([records[number] for number in missing])
-        for number, objects in zip(missing, track(answers, f"answer: {label}", len(missing)), strict=True):
-            payload = encode_objects(
-                objects, size=(records[number].width, records[number].height), classes=kept, max_objects=most
-            )
+        asker = ObjectAsker(teachers, classes=kept, max_objects=most)
+        shots = [Shot.of(records[number]) for number in missing]
+        packed = engine_of(config).run(asker, batched(shots, int(config["batch"])))
+        for number, payload in zip(missing, track(packed, f"answer: {label}", len(missing)), strict=True):
             writer.add(number, 0, payload)
         writer.finish()
 

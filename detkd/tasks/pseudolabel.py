@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from detkd.data.records import DataSpec, ImageRecord
@@ -34,6 +33,7 @@ from detkd.runs import finish_run, new_folder, start_run
 from detkd.signature import nearest
 from detkd.tasks.common import get_data
 from detkd.tasks.demo import packaged_teacher
+from detkd.tasks.engines import check_engine
 from detkd.tasks.footage_answers import ANSWERS, VAL_ANSWERS, answers_of, ask, load_teachers, thresholds_of
 
 __all__ = ["PseudolabelResult", "pseudolabel"]
@@ -97,6 +97,7 @@ def pseudolabel(config: dict[str, Any]) -> PseudolabelResult:
 
 def _check(config: Mapping[str, Any]) -> None:
     """Refuse before hours of work what would be refused after them."""
+    check_engine(config)
     if (config["data"] or {}).get("labelled") is not None:
         raise ConfigError("data.labelled: hides labels in a training; leave it out here and give it to detkd distill")
     if not 0 < config["precision"] <= 1:
@@ -196,14 +197,10 @@ def _answer(
 
 def _records(collection: Collection) -> list[ImageRecord]:
     """Return the pictures as records without labels, for teachers that know images by name or number."""
-    none = np.zeros(0)
-    return [
-        ImageRecord(
-            number, item.file, item.width, item.height, np.zeros((0, 4)), none.astype(int), none.astype(bool), none,
-            labelled=False,
-        )
-        for number, item in zip(image_ids(collection.items), collection.items, strict=True)
-    ]  # fmt: skip
+    from detkd.inference.asking import Shot
+
+    numbered = zip(image_ids(collection.items), collection.items, strict=True)
+    return [Shot(str(item.file), number, item.width, item.height).record() for number, item in numbered]
 
 
 def _form(

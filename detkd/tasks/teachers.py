@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Member",
     "live_teacher",
+    "resolved_members",
     "teacher_facts",
     "teacher_file",
     "teacher_members",
@@ -131,7 +132,7 @@ def live_teacher(
     from detkd.models.teacher import LiveTeacher
 
     node = config["teacher"]
-    members = _resolved(node)
+    members = resolved_members(node)
     settings: dict[str, Any] = {}
     objects = "distill" not in config or wants_objects(
         make_recipe(config["distill"], tuple(config.get("plugins") or ()))
@@ -167,7 +168,7 @@ def teacher_source(config: Mapping[str, Any]) -> Callable[[tuple[str, ...]], Liv
         ConfigError: If a key can't be used.
         ModelError: If there is no such file.
     """
-    _resolved(config["teacher"])
+    resolved_members(config["teacher"])
     return lambda names: live_teacher(config, names)
 
 
@@ -178,7 +179,7 @@ def teacher_facts(config: Mapping[str, Any], imgsz: int) -> dict[str, Any]:
         config: A resolved `distill` or `cache` configuration.
         imgsz: Pixels the teacher sees (the largest size, if there are several).
     """
-    members = _resolved(config["teacher"])
+    members = resolved_members(config["teacher"])
     facts = [
         {
             "weights": file_facts(Path(member.path)),
@@ -241,7 +242,7 @@ def unknown_classes(config: Mapping[str, Any], names: Sequence[str]) -> list[str
     from detkd.models.classmap import partial_class_map
     from detkd.models.weights import load_detector, model_names
 
-    member = _resolved(config["teacher"])[0]
+    member = resolved_members(config["teacher"])[0]
     if not member.path.endswith(".pt"):
         return []
     own = model_names(load_detector(member.path, key="teacher", rtdetr=True))
@@ -266,7 +267,7 @@ def weak_teacher(
     ]
 
 
-def _resolved(node: Mapping[str, Any]) -> list[Member]:
+def resolved_members(node: Mapping[str, Any]) -> list[Member]:
     """Return the members with the paths of their files."""
     from detkd.models.weights import resolve
     from detkd.tasks.demo import PACKAGED_TEACHER, packaged_teacher

@@ -7,9 +7,10 @@ the loader that stores are the same code.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import detkd.environment
@@ -19,19 +20,31 @@ import torch
 from torch.utils.data import DataLoader
 from ultralytics.data.build import seed_worker
 
+from detkd.caching.engine import Engine, LocalEngine, batched
 from detkd.caching.fidelity import Fidelity, compare_views
 from detkd.caching.store import CacheReader, CacheWriter
 from detkd.caching.views import ViewLayout, encode_views
+from detkd.errors import PairError
 from detkd.models.cached import CachedTeacher
 from detkd.models.teacher import TeacherSource
 from detkd.ops.anchors import anchor_points
 from detkd.progress import console, track
 from detkd.training.dataset import RecordDataset
 from detkd.training.loader import loader_workers, make_set, moved, resized, training_arguments, view_plan
-from detkd.training.plan import TrainPlan
+from detkd.training.plan import Distillation, TrainPlan
 from detkd.types import View
 
-__all__ = ["Phases", "build_views", "phases_of", "recheck_views", "seen_batches", "student_grid", "view_keys"]
+__all__ = [
+    "Phases",
+    "ViewAsker",
+    "build_views",
+    "phases_of",
+    "recheck_views",
+    "seen_batches",
+    "student_grid",
+    "view_batches",
+    "view_keys",
+]
 
 
 @dataclass(frozen=True)
@@ -84,28 +97,98 @@ def seen_batches(
         stride: The student's coarsest stride.
         device: Where the images go.
     """
-    args = training_arguments(plan)
-    if len(keys) < len(plan.train):
-        args.cache = False  # decoding the whole set for a few of its images would take longer than the rest
+    size = int(plan.arguments["batch"])
+    yield from _batches(plan, view_batches(keys, phases, size), phases, stride=stride, device=device, sets={})
+
+
+def view_batches(keys: Sequence[tuple[int, int]], phases: Phases, size: int) -> list[Sequence[tuple[int, int]]]:
+    """Cut pairs of image and view into batches of `size`, none with both closing views and others."""
+    parts = [[key for key in keys if (key[1] >= phases.first) is closing] for closing in (False, True)]
+    return [batch for part in parts for batch in batched(part, size)]
+
+
+def _batches(
+    plan: TrainPlan,
+    batches: Iterable[Sequence[tuple[int, int]]],
+    phases: Phases,
+    *,
+    stride: int,
+    device: torch.device,
+    sets: dict[bool, RecordDataset],
+) -> Iterator[dict[str, Any]]:
+    """Yield the views of each of some batches; `sets` keeps what was opened for them."""
+    listed = list(batches)
     size = int(plan.arguments["batch"])
     workers = loader_workers(plan) if device.type != "cpu" else 0
-    for closing in (False, True):
-        chosen = [(view, image) for image, view in keys if (view >= phases.first) is closing]
-        if not chosen:
-            continue
-        dataset: RecordDataset = make_set(plan, copy(args), stride=stride, training=True, batch=size)
-        if closing:
-            dataset.close_mosaic(hyp=copy(args))
+    for closing, group in groupby(listed, key=lambda batch: batch[0][1] >= phases.first):
+        chosen = [[(view, image) for image, view in batch] for batch in group]
+        if closing not in sets:
+            args = training_arguments(plan)
+            if sum(map(len, listed)) < len(plan.train):
+                args.cache = False  # decoding the whole set for a few of its images would take longer than the rest
+            sets[closing] = make_set(plan, copy(args), stride=stride, training=True, batch=size)
+            if closing:
+                sets[closing].close_mosaic(hyp=copy(args))
         loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_size=size,
-            sampler=chosen,
+            sets[closing],
+            batch_sampler=chosen,
             num_workers=workers,
-            collate_fn=dataset.collate_fn,
+            collate_fn=sets[closing].collate_fn,
             worker_init_fn=seed_worker,
         )
         for batch in loader:
             yield resized(moved(batch, device), plan)
+
+
+class ViewAsker:
+    """Turns batches of views into records of `detkd.caching.views`; see `detkd.caching.engine.Asker`.
+
+    Args:
+        plan: The run whose views they are.
+        layout: How the answers are stored.
+        phases: Which views are closing ones.
+        device: Where the teacher runs.
+        source: The teacher, or what loads it at the first call.
+        reload: Loads the same teacher in another process; can be pickled.
+    """
+
+    def __init__(
+        self,
+        plan: TrainPlan,
+        layout: ViewLayout,
+        phases: Phases,
+        device: torch.device,
+        *,
+        source: TeacherSource | None = None,
+        reload: Callable[[], TeacherSource] | None = None,
+    ) -> None:
+        self._plan, self._layout, self._phases, self._device = plan, layout, phases, device
+        self._source, self._reload = source, reload
+        self._sets: dict[bool, RecordDataset] = {}
+
+    def placed(self, device: str) -> ViewAsker:
+        """Return one without the teacher that loads it itself."""
+        assert self._reload is not None
+        imgsz = self._plan.teacher_imgsz
+        plan = replace(self._plan, distillation=Distillation(source=_absent, recipe=_absent, imgsz=imgsz))
+        place = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
+        return ViewAsker(plan, self._layout, self._phases, place, reload=self._reload)
+
+    def __call__(self, batches: Iterable[Sequence[tuple[int, int]]]) -> Iterator[bytes]:
+        """Yield the record of each view."""
+        if self._source is None:
+            assert self._reload is not None
+            self._source = self._reload()
+        source = self._source = self._source.to(self._device)
+        grid = student_grid(self._plan.imgsz, self._layout.strides, self._device)
+        stride = max(self._layout.strides)
+        seen = _batches(self._plan, batches, self._phases, stride=stride, device=self._device, sets=self._sets)
+        for batch in seen:
+            yield from encode_views(source.answer(batch, grid), self._layout)
+
+
+def _absent(*_: Any) -> Any:
+    raise PairError("cache: a worker has no teacher and no recipe of a run")
 
 
 def build_views(
@@ -116,6 +199,9 @@ def build_views(
     keys: Sequence[tuple[int, int]],
     phases: Phases,
     device: torch.device,
+    *,
+    engine: Engine | None = None,
+    reload: Callable[[], TeacherSource] | None = None,
 ) -> float:
     """Ask the teacher about every view that is not stored yet; return the seconds it took.
 
@@ -127,19 +213,19 @@ def build_views(
         keys: This rank's pairs of image and view.
         phases: Which views are closing ones.
         device: Where the teacher runs.
+        engine: Where it is asked; None: in this process.
+        reload: Loads the same teacher in another process, for engines that need one.
     """
     missing = writer.missing(keys)
     if not missing:
         return 0.0
     started = time.monotonic()
-    source = source.to(device)
-    grid = student_grid(plan.imgsz, layout.strides, device)
-    size = int(plan.arguments["batch"])
-    batches = seen_batches(plan, missing, phases, stride=max(layout.strides), device=device)
-    for batch in track(batches, "teacher, view by view", -(-len(missing) // size)):
-        payloads = encode_views(source.answer(batch, grid), layout)
-        for (image, view), payload in zip(batch["record"], payloads, strict=True):
-            writer.add(int(image), int(view), payload)
+    asker = ViewAsker(plan, layout, phases, device, source=source, reload=reload)
+    batches = view_batches(missing, phases, int(plan.arguments["batch"]))
+    ordered = [key for batch in batches for key in batch]
+    packed = (engine or LocalEngine()).run(asker, batches)
+    for (image, view), payload in zip(ordered, track(packed, "teacher, view by view", len(ordered)), strict=True):
+        writer.add(image, view, payload)
     return time.monotonic() - started
 
 
