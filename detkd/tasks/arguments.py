@@ -10,7 +10,18 @@ from detkd.config import build
 from detkd.errors import ConfigError
 from detkd.ranks import launched, local_rank, local_size
 
-__all__ = ["albumentations_list", "list_devices", "pick_device", "ultralytics_arguments"]
+__all__ = ["albumentations_list", "check_sizes", "list_devices", "pick_device", "ultralytics_arguments"]
+
+
+def check_sizes(config: Mapping[str, Any]) -> None:
+    """Refuse image sizes that no network of the YOLO family takes.
+
+    Raises:
+        ConfigError: Naming the key and the nearest size.
+    """
+    for key in ("imgsz", "load_imgsz"):
+        if (size := config.get(key)) is not None and (int(size) < 32 or int(size) % 32):
+            raise ConfigError(f"{key}: must be a multiple of 32, got {size}; use {max(32, round(int(size) / 32) * 32)}")
 
 
 def list_devices(value: object) -> list[str]:

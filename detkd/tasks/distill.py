@@ -18,6 +18,7 @@ from detkd.report.comparison import compare
 from detkd.report.notes import Note
 from detkd.report.tables import headline
 from detkd.runs import finish_run
+from detkd.tasks.arguments import check_sizes
 from detkd.tasks.common import evaluate_weights, get_data, report_set
 from detkd.tasks.compare import picture_settings, report_settings, slice_fields, write_report
 from detkd.tasks.distill_runs import Job, Trainings, check_match, set_up
@@ -44,6 +45,7 @@ def print_estimate(config: Mapping[str, Any]) -> None:
     from detkd.tasks.estimate import estimate
 
     make_recipe(config["distill"], tuple(config.get("plugins") or ()))
+    check_sizes(config)
     live = (config.get("cache") or {}).get("kind", "none") == "none"
     out.print(str(estimate(config, config["data"].get("train_images"), live=live)))
 

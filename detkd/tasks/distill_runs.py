@@ -16,6 +16,7 @@ from detkd.evaluation.truth import load_truth
 from detkd.io import read_json
 from detkd.progress import console
 from detkd.runs import read_config, start_run
+from detkd.tasks.arguments import check_sizes
 from detkd.tasks.caches import Prepared, prepare
 from detkd.tasks.common import report_set, split_of
 from detkd.tasks.compare import check_report
@@ -119,6 +120,7 @@ def set_up(config: Mapping[str, Any], spec: DataSpec, folder: Path, *, again: bo
     node = config["distill"]
     plugins = tuple(config.get("plugins") or ())
     make_recipe(node, plugins)
+    check_sizes(config)
     reported = report_set(spec, str(config.get("checkpoint") or "last"))
     options = check_report(config.get("report") or {}, load_truth(to_coco(reported)))
     spec = with_unlabelled(spec, config)

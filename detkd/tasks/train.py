@@ -18,7 +18,7 @@ from detkd.evaluation.side import Run
 from detkd.locks import let_go
 from detkd.progress import console, hushed, out
 from detkd.runs import check_unchanged, claim, clear_run, finish_run, new_folder, open_run, read_config, start_run
-from detkd.tasks.arguments import pick_device, ultralytics_arguments
+from detkd.tasks.arguments import check_sizes, pick_device, ultralytics_arguments
 from detkd.tasks.common import (
     Trained,
     evaluate_weights,
@@ -82,9 +82,7 @@ def make_plan(
     """
     from detkd.training.plan import TrainPlan
 
-    for key in ("imgsz", "load_imgsz"):
-        if (size := config.get(key)) is not None and (int(size) < 32 or int(size) % 32):
-            raise ConfigError(f"{key}: must be a multiple of 32, got {size}; use {max(32, round(int(size) / 32) * 32)}")
+    check_sizes(config)
     unlabelled = config.get("unlabelled") or {}
     dataset = split_of(spec, "train", key="data")
     check_use(dataset, distilled=more.get("distillation") is not None)
