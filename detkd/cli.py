@@ -248,7 +248,13 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     ranks.calm()
     status = _attempt(verb, arguments)
     folder = take_folder()  # of a sweep; whatever stopped it, what it has is told
-    return status if folder is None else finish(folder, verb, arguments) or status
+    if folder is None:
+        return status
+    try:
+        found = finish(folder, verb, arguments)
+    except Exception as err:
+        found = _report(verb, err)
+    return status if status == 130 else found or status
 
 
 def _attempt(verb: str, arguments: Sequence[str]) -> int:

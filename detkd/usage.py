@@ -12,6 +12,7 @@ from pathlib import Path
 
 from detkd import paths
 from detkd.config import VERBS
+from detkd.quoting import RUN_GROUPS
 
 __all__ = ["describe", "overview", "version"]
 
@@ -155,5 +156,7 @@ def describe(verb: str, extra: Sequence[Path] = ()) -> str:
     ]
     if "seed" in paths.primary(verb) and verb != "cache":  # a cache serves all seeds
         parts.append(f"several runs at once: detkd {verb} --multirun seed=0,1,2  (a comma sweeps only here)")
+        launchers, sweeps = ("|".join(paths.group_choices(group, extra)) for group in RUN_GROUPS)
+        parts.append(f"with --multirun also:  launch={launchers}  sweep={sweeps}  (docs/experiments.md)")
     parts.append("presets of your own:  --config-dir FOLDER experiment=NAME")
     return "\n".join(parts)

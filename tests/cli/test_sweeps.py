@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shlex
 import sys
 import types
@@ -69,7 +70,12 @@ def installed(name: str) -> Any:
     ],
 )
 def test_launcher_runs_jobs_and_ends_with_a_leaderboard(
-    launch: str | None, plugin: str, results: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    launch: str | None,
+    plugin: str,
+    results: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     installed(plugin)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -77,7 +83,7 @@ def test_launcher_runs_jobs_and_ends_with_a_leaderboard(
     if launch:
         words.append(f"launch={launch}")
     if launch == "ray":
-        pytest.importorskip("ray")
+        request.addfinalizer(pytest.importorskip("ray").shutdown)
         words += ["hydra.launcher.ray.init.num_cpus=2", "hydra.launcher.ray.remote.num_cpus=1"]
     assert cli.main(["evaluate", "--multirun", *words]) == 2
     sweep = results / "sweep"
@@ -106,6 +112,34 @@ def test_launcher_runs_jobs_and_ends_with_a_leaderboard(
         again = compare_models(compose("compare", [f"runs={sweep}", f"out={results / 'again'}", *FEW]))
         assert len(again.comparison.sides) == 3
         assert again.comparison.failed == ()
+
+
+@pytest.mark.slow
+def test_trainings_side_by_side_share_data_and_cache(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.inference.tiny import save, tiny_model
+
+    installed("joblib_launcher")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    words = [
+        f"teacher={save(tiny_model(seed=3), tmp_path / 'teacher.pt')}", "student=yolo26n_half", "data=toy",
+        "data.images={train: 8, val: 4, test: 4}", "data.use_test=false", "epochs=1", "imgsz=64", "batch=4", "augment=none",
+        "device=cpu", "threads=1", "workers=0", "pictures=0", "trainer.val=false", "trainer.optimizer=AdamW",
+        "cache=views", "cache.views=2", "distill=none,binary", "launch=joblib", "out=sweep", *FEW,
+    ]  # fmt: skip
+    assert cli.main(["distill", "-m", *words]) == 0
+    board = json.loads(Path("sweep/leaderboard.json").read_text())
+    assert {entry["name"] for entry in board["entries"]} == {"distill=none", "distill=binary"}
+    assert board["reference"] == "distill=none"
+    assert board["failed"] == []
+    (cache,) = [folder for folder in Path("runs/cache").iterdir() if (folder / "cache.json").is_file()]
+    built = re.findall(r"cache: (\d+) of (\d+) records to store", " ".join(capfd.readouterr().err.split()))
+    assert len(built) == 1  # the other waited
+    assert built[0][0] == built[0][1]
+    for job in ("0", "1"):
+        assert json.loads(Path("sweep", job, "metrics.json").read_text())["split"] == "val"
+        assert Path(json.loads(Path("sweep", job, "cache.json").read_text())["folder"]).name == cache.name
 
 
 def test_search_proposes_goes_on_and_names_the_best(

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from detkd.data.toy.crowd import DIFFICULTIES, TOY_NAMES
 from detkd.data.toy.parts import Job, draw_part, run_workers
 from detkd.data.toy.scenes import CAMERAS, SPLITS
@@ -192,9 +194,29 @@ def draw_toy(
         workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        # Runs of a sweep ask for the same set at the same time: one draws it, the others wait.
+        lock = target.parent / f".{target.name}.lock"
+        try:
+            with FileLock(lock):
+                if not _complete(target, stamp, jobs):
+                    _draw(target, jobs, arguments, workers, chosen, stamp)
+        finally:
+            lock.unlink(missing_ok=True)  # whoever waits for it finds the set complete
     except OSError as err:
         raise DataError(f"data.path: can't write {target} ({err.strerror}); choose a writable folder") from err
+    return target
+
+
+def _draw(
+    target: Path,
+    jobs: list[Job],
+    arguments: dict[str, Any],
+    workers: int,
+    chosen: Mapping[str, Sequence[str]],
+    stamp: dict[str, Any],
+) -> None:
+    """Draw the set beside its place and move it there when it is whole."""
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         draft.chmod(0o755)
         for name in ("images", "labels"):
@@ -205,8 +227,5 @@ def draw_toy(
             records = list(track(draw_part(draft, jobs, arguments), "drawing the toy set", total=len(jobs)))
         _finish(draft, records, chosen, stamp)
         _swap(draft, target)
-    except OSError as err:
-        raise DataError(f"data.path: can't write {target} ({err.strerror}); choose a writable folder") from err
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return target
