@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,12 @@ from typing import Any
 
 from detkd.errors import DataError
 
-__all__ = ["atomic_path", "read_json", "sha256", "write_json", "write_json_list", "write_text"]
+__all__ = ["atomic_path", "is_url", "read_json", "sha256", "write_json", "write_json_list", "write_text"]
+
+
+def is_url(value: object) -> bool:
+    """Whether a path is an address such as `s3://bucket/folder`, which only fsspec can open."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(value)) is not None
 
 
 @contextmanager
