@@ -53,8 +53,13 @@ def _run(verb: str, options: Mapping[str, Any] | None, keys: Mapping[str, Any]) 
     if config.get("trust"):
         os.environ["DETKD_TRUST"] = "1"  # read when Ultralytics is imported, by the next line
     from detkd import api
+    from detkd.runs import fail_runs
 
-    return getattr(api, verb)(config)
+    try:
+        return getattr(api, verb)(config)
+    except BaseException as err:  # a session goes on; another process may take up the run
+        fail_runs(str(err) if isinstance(err, Exception) else None)
+        raise
 
 
 def train(*, options: Mapping[str, Any] | None = None, **keys: Any) -> TrainResult:

@@ -8,24 +8,33 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
-from detkd import paths, usage
+from detkd import paths, ranks, usage
 from detkd.config import VERBS, key_names, plain, rewrite_all
-from detkd.errors import ConfigError, DetkdError
+from detkd.errors import ConfigError, DetkdError, printable
 from detkd.faults import translate
+from detkd.io import FULL
 from detkd.quoting import quote, split_commas, split_options
 from detkd.runs import fail_runs
 from detkd.signature import nearest
+from detkd.sweeps import all_failed, begin_job, check_words, finish, job_folders, take_folder
+from detkd.tasks.sweep import Job, write_job
 
 __all__ = ["CONDITION_MET", "main", "run"]
 
 CONDITION_MET = 3
 """Exit status when `fail_if` holds; 0 is success, 1 a bug (of detkd doctor: problems found), 2 something the user can
 fix, 130 an interruption."""
+
+_SECOND_VOICE = 5.0
+"""Seconds that all processes of a run but the first wait before they report an error."""
 
 _CONTINUE = frozenset({"cache", "pseudolabel"})  # find what an interrupted attempt has made by themselves
 
@@ -36,8 +45,6 @@ _HYDRA = {
     "hydra.run.dir": ".",
     "hydra.output_subdir": "null",
     "hydra.job.name": "{verb}",
-    "hydra.sweep.dir": "runs/{verb}-sweep/${{now:%Y-%m-%d_%H-%M-%S}}",
-    "hydra.sweep.subdir": "${{hydra.job.num}}",
 }
 
 
@@ -46,7 +53,7 @@ class _Stopped(BaseException):
 
 
 class _JobFailed(Exception):
-    """An error of one job of a sweep. Hydra says which job it was and raises it when all have had their turn."""
+    """An error of one job of a sweep, as text: it may have to travel from another process. All are told at the end."""
 
 
 def _option(options: Sequence[str], *names: str) -> str | None:
@@ -61,7 +68,7 @@ def _option(options: Sequence[str], *names: str) -> str | None:
 
 def _prepare(verb: str, overrides: Sequence[str], options: Sequence[str]) -> list[str]:
     """Return the arguments for Hydra's own parser."""
-    sweep = bool({"-m", "--multirun"} & set(options)) or "hydra.mode=MULTIRUN" in overrides
+    sweep = _is_sweep(overrides, options)
     config_dir = _option(options, "--config-dir", "-cd")
     extra = [Path(config_dir)] if config_dir else []
     words = list(options)
@@ -75,13 +82,31 @@ def _prepare(verb: str, overrides: Sequence[str], options: Sequence[str]) -> lis
             left = paths.verb_groups(name, Path(config_path))
             composed = [group for group in paths.verb_groups(verb) if group not in left]
     typed = rewrite_all(verb, overrides, sweep=sweep, extra=extra, composed=composed)
-    if sweep:
+    own = [f"{key}={value.format(verb=verb)}" for key, value in _HYDRA.items()]
+    if not sweep:
+        check_words(typed, options)
+    else:
         typed = [_sweep_folder(word) for word in typed]
+        folder = _value(typed, "hydra.sweep.dir")
+        own += [
+            f"hydra.sweep.dir=runs/{verb}-sweep/{datetime.now():%Y-%m-%d_%H-%M-%S}",
+            f"hydra.sweep.subdir={job_folders(folder)}",
+            "+hydra.callbacks.detkd._target_=detkd.sweep_callback.SweepFolder",
+        ]
         if any(word.lstrip("+").startswith("trust=") and len(split_commas(word)) > 1 for word in typed):
             raise ConfigError("trust: can't be swept, it holds for the whole process; give true or false")
     keys = {word.partition("=")[0].lstrip("+") for word in typed}
-    own = [f"{key}={value.format(verb=verb)}" for key, value in _HYDRA.items() if key not in keys]
-    return [*own, *typed, *words]
+    return [*(word for word in own if word.partition("=")[0] not in keys), *typed, *words]
+
+
+def _is_sweep(overrides: Sequence[str], options: Sequence[str]) -> bool:
+    return bool({"-m", "--multirun"} & set(options)) or "hydra.mode=MULTIRUN" in overrides
+
+
+def _value(words: Sequence[str], key: str) -> str | None:
+    """Return the value of an override among rewritten words, its quotes taken off."""
+    values = [word.partition("=")[2].strip("'") for word in words if word.partition("=")[0] == key]
+    return values[-1] if values else None
 
 
 def _sweep_folder(word: str) -> str:
@@ -91,28 +116,37 @@ def _sweep_folder(word: str) -> str:
     return f"hydra.sweep.dir={value}" if fixed else word
 
 
-def _job_folder(values: dict[str, Any], typed: Sequence[str]) -> None:
-    """Give a job of a sweep a folder of its own, unless the sweep itself varies `out`."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    state = HydraConfig.get()
-    if state.mode != RunMode.MULTIRUN or "out" not in values:
-        return
-    if not any(word.lstrip("+").startswith("out=") for word in typed):
-        given = values["out"]
-        values["out"] = str(Path(str(given)) / str(state.job.num)) if given else str(state.runtime.output_dir)
-    print(f"job {state.job.num}: {' '.join(typed)} -> {values['out']}", file=sys.stderr)
-
-
 def _perform(verb: str, cfg: Any) -> tuple[float | None, int]:
     """Run one job; return the number a sweeper optimises, and the exit status its result asks for."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    typed = [str(word) for word in cast("list[str]", OmegaConf.to_container(HydraConfig.get().overrides.task))]
-    values = plain(verb, cfg, typed=typed)
-    _job_folder(values, typed)
+    state = HydraConfig.get()
+    typed = [str(word) for word in cast("list[str]", OmegaConf.to_container(state.overrides.task))]
+    if state.mode != RunMode.MULTIRUN:
+        return _call(verb, plain(verb, cfg, typed=typed))
+    sweep = Path(str(state.sweep.dir))
+    output = str(state.runtime.output_dir)
+    job = Job(Path(output).name, tuple(typed), output)
+    try:
+        values = plain(verb, cfg, typed=typed)
+        job = begin_job(values, typed, int(state.job.num), output, str(sweep))
+        if job.status == "done":
+            return job.objective, 0
+        objective, status = _call(verb, values)
+    except Exception as err:
+        fail_runs(str(err))
+        if os.environ.get("DETKD_TRACEBACK") == "1":
+            traceback.print_exception(err)
+        lines, code = _explain(err)
+        write_job(sweep, replace(job, status="failed", error="; ".join(lines), code=code))
+        raise _JobFailed("\n".join(lines)) from None
+    write_job(sweep, replace(job, status="done", objective=objective))
+    return objective, status
+
+
+def _call(verb: str, values: dict[str, Any]) -> tuple[float | None, int]:
     if values.get("trust"):
         os.environ["DETKD_TRUST"] = "1"  # read when detkd.environment is imported, which is below
     api = importlib.import_module("detkd.api")
@@ -128,14 +162,18 @@ def _application(verb: str, typed: Sequence[str]) -> Callable[[], Any]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    start = os.getcwd()
+
     def task(cfg: Any) -> float | None:
         sys.argv = ["detkd", verb, *typed]
+        if os.getcwd() != start and os.path.isdir(start):
+            os.chdir(start)  # a process that a launcher started elsewhere
         try:
             objective, status = _perform(verb, cfg)
+        except _JobFailed:
+            raise
         except Exception as err:
             fail_runs(str(err))
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise _JobFailed(err) from err
             raise _Stopped(err) from err
         if status and HydraConfig.get().mode != RunMode.MULTIRUN:
             sys.exit(status)  # nothing went wrong: a condition was asked for and holds, or doctor found problems
@@ -164,25 +202,39 @@ def _wants_traceback() -> bool:
     return "1" in (os.environ.get("DETKD_TRACEBACK"), os.environ.get("HYDRA_FULL_ERROR"))
 
 
+def _explain(err: BaseException) -> tuple[list[str], int]:
+    """Return an error in as few lines as it can be, and the exit status: 2 for what a user can fix, 1 for a bug."""
+    if isinstance(err, DetkdError):
+        return str(err).splitlines() or [type(err).__name__], 2
+    if isinstance(err, RecursionError):
+        return ["an input is nested too deep; look for lists inside each other in the files given"], 2
+    if isinstance(err, MemoryError):
+        return ["out of memory; use smaller files, a smaller batch= or imgsz=, or a machine with more"], 2
+    if type(err).__name__ == "OutOfMemoryError":
+        return ["batch: the device ran out of memory; use a smaller batch= or imgsz="], 2
+    if isinstance(err, OSError) and err.filename is not None:
+        return [f"{err.filename}: {err.strerror or err}; check the path, its permissions and free space"], 2
+    if isinstance(err, OSError) and err.errno in FULL:  # of a library that writes without saying where
+        return [f"out: can't write there ({err.strerror}); make room and go on where it stopped"], 2
+    detail = next(iter(str(err).splitlines()), "")
+    return [
+        f"internal error: {type(err).__name__}: {detail}; this is a bug, "
+        "please report it with the traceback that DETKD_TRACEBACK=1 shows"
+    ], 1
+
+
 def _report(verb: str, err: BaseException) -> int:
-    """Print an error as short as it can be and return the exit status: 2 for what a user can fix, 1 for a bug."""
+    """Print an error and return the exit status."""
     if _wants_traceback():
         traceback.print_exception(err)
-    if isinstance(err, DetkdError):
-        lines, status = str(err).splitlines(), 2
-    elif type(err).__name__ == "OutOfMemoryError":
-        lines, status = ["batch: the device ran out of memory; use a smaller batch= or imgsz="], 2
-    elif isinstance(err, OSError) and err.filename is not None:
-        lines, status = [f"{err.filename}: {err.strerror or err}; check the path, its permissions and free space"], 2
-    else:
-        detail = next(iter(str(err).splitlines()), "")
-        lines = [
-            f"internal error: {type(err).__name__}: {detail}; this is a bug, "
-            "please report it with the traceback that DETKD_TRACEBACK=1 shows"
-        ]
-        status = 1
-    for line in lines or [type(err).__name__]:
-        print(f"detkd {verb}: {line}", file=sys.stderr)
+    lines, status = _explain(err)
+    who = f"detkd {verb}"
+    if not ranks.first():
+        # Most mistakes are found by all processes alike; torchrun ends this one before it repeats what the first says.
+        time.sleep(_SECOND_VOICE)
+        who += f" (process {ranks.rank()})"
+    for line in lines:
+        print(f"{who}: {printable(line)}", file=sys.stderr)
     return status
 
 
@@ -193,6 +245,14 @@ def run(verb: str, arguments: Sequence[str]) -> int:
         verb: One of `detkd.config.VERBS`.
         arguments: Overrides (`key=value`) and Hydra's options (`--cfg job`, `--multirun`, ...) in any order.
     """
+    ranks.calm()
+    status = _attempt(verb, arguments)
+    folder = take_folder()  # of a sweep; whatever stopped it, what it has is told
+    return status if folder is None else finish(folder, verb, arguments) or status
+
+
+def _attempt(verb: str, arguments: Sequence[str]) -> int:
+    """Run one verb; every error ends up on stderr and in the exit status."""
     try:
         overrides, options = split_options(arguments)
         if {"-h", "--help"} & set(options):
@@ -200,8 +260,10 @@ def run(verb: str, arguments: Sequence[str]) -> int:
             print(usage.describe(verb, [Path(config_dir)] if config_dir else []))
             return 0
         _launch(verb, _prepare(verb, overrides, options), arguments)
-    except (_Stopped, _JobFailed) as failed:
+    except _Stopped as failed:
         return _report(verb, failed.__cause__ or failed.args[0])
+    except _JobFailed:
+        return 2  # the records of the jobs say more
     except KeyboardInterrupt as stop:
         # Training raises it with the run folder, once everything needed to go on is on disk.
         hint = f"; go on with: detkd {verb} resume={quote(str(stop.args[0]))}" if stop.args else ""
@@ -214,6 +276,8 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     except DetkdError as err:
         return _report(verb, err)
     except Exception as err:
+        if all_failed():
+            return 2  # a search without a single trial has no best one; the records of the jobs say why
         if _wants_traceback():
             traceback.print_exception(err)
         return _report(verb, translate(err, verb, key_names(verb), paths.verb_groups(verb)))

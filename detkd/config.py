@@ -12,8 +12,9 @@ import yaml
 from detkd import paths
 from detkd.errors import ConfigError, DetkdError
 from detkd.faults import translate
-from detkd.quoting import as_typed, name_words, rewrite, text
-from detkd.signature import call_problems, nearest, type_problem
+from detkd.io import parse_yaml, read_bytes
+from detkd.quoting import RUN_GROUPS, as_typed, name_words, rewrite, text
+from detkd.signature import call_problems, nearest, wrong_type
 
 __all__ = ["EXAMPLES", "VERBS", "build", "compose", "from_arguments", "plain", "rewrite_all"]
 
@@ -135,11 +136,16 @@ def plain(verb: str, cfg: Any, typed: Sequence[str] = ()) -> dict[str, Any]:
             values.setdefault(group, None)
     defaults = paths.primary(verb)
     known = [*defaults, *paths.verb_groups(verb), "local"]
-    problems = [f"{key}: no such key of detkd {verb}{nearest(key, known)}" for key in values if key not in known]
+    problems = [f"{key}: no such key of detkd {verb}{nearest(str(key), known)}" for key in values if key not in known]
+    problems += [
+        f"{group}: must be a group of keys, got {values[group]!r:.60}; leave it out for the default"
+        for group in paths.verb_groups(verb)
+        if group != "experiment" and not isinstance(values[group], (dict, type(None)))
+    ]
     problems += [
         f"{key}: {problem}"
         for key, default in defaults.items()
-        if key in values and key not in _MIXED and (problem := _wrong_type(values[key], default))
+        if key in values and key not in _MIXED and (problem := wrong_type(values[key], default))
     ]
     problems += [
         f"{key}: must be one of {', '.join(known)}, got {values[key]}{nearest(str(values[key]), known)}"
@@ -149,15 +155,6 @@ def plain(verb: str, cfg: Any, typed: Sequence[str] = ()) -> dict[str, Any]:
     if problems:
         raise ConfigError("\n".join(problems))
     return values
-
-
-def _wrong_type(value: Any, default: Any) -> str | None:
-    if default is None or isinstance(default, (list, dict)) or default == "???":
-        return None
-    problem = type_problem(value, type(default))
-    if problem and isinstance(value, str) and "," in value:
-        problem += "; add --multirun to sweep over several values"
-    return problem
 
 
 def _settle_missing(verb: str, values: dict[str, Any], missing: set[str]) -> None:
@@ -185,12 +182,18 @@ def _resumed(values: dict[str, Any], typed: Sequence[str]) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"resume: no config.yaml in {run}; give the folder of a run, e.g. resume=runs/distill")
     try:
-        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+        saved = parse_yaml(read_bytes(file).decode("utf-8-sig"))
         if not isinstance(saved, dict):
             raise ValueError("no key: value pairs")
     except (yaml.YAMLError, OSError, ValueError) as err:
-        reason = str(err).splitlines()[0]
+        reason = next(iter(str(err).splitlines()), type(err).__name__)
         raise ConfigError(f"resume: can't read {file} ({reason}); start the run again without resume=") from err
+    # What lets code run is asked for by the one who runs it: the folder may come from somebody else.
+    saved["trust"] = bool(values.get("trust"))
+    if saved.get("plugins") and not any(override.lstrip("+").startswith("plugins=") for override in typed):
+        raise ConfigError(
+            f"plugins: the run in {run} used code of {saved['plugins']}; to run it again, add plugins=[...] to resume="
+        )
     for override in typed:
         key = override.partition("=")[0].lstrip("+").partition("@")[0]
         if key.startswith(("~", "hydra")) or key in {"experiment", "local"}:
@@ -198,14 +201,15 @@ def _resumed(values: dict[str, Any], typed: Sequence[str]) -> dict[str, Any]:
         *parents, last = key.split(".")
         source, target = values, saved
         for name in parents:
-            source, target = source.get(name) or {}, target.setdefault(name, {})
+            source, inner = source.get(name) or {}, target.get(name)
+            target[name] = target = inner if isinstance(inner, dict) else {}
         target[last] = source.get(last)
     return {**saved, "resume": str(run)}
 
 
 def key_names(verb: str) -> list[str]:
     """Return the keys a user may type for a verb: short keys and `group.key` of the groups' first choices."""
-    names = [*paths.primary(verb), *paths.verb_groups(verb)]
+    names = [*paths.primary(verb), *paths.verb_groups(verb), *RUN_GROUPS]
     for group in paths.verb_groups(verb):
         for choice in paths.group_choices(group):
             names += [name for name in paths.preset_keys(group, choice) if name not in names]

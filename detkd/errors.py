@@ -6,7 +6,20 @@ A message reads `key: what is wrong, got VALUE; what to do`.
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "DataError", "DetkdError", "ModelError", "PairError", "ShapeError"]
+import re
+
+__all__ = ["ConfigError", "DataError", "DetkdError", "ModelError", "PairError", "RankError", "ShapeError", "printable"]
+
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Return a text without what steers a terminal: escape sequences and changes of the writing direction.
+
+    Names of files and classes come from others. Line feeds and tabs stay.
+    """
+    shown = _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return shown.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class DetkdError(Exception):
@@ -27,6 +40,10 @@ class ModelError(DetkdError):
 
 class PairError(ModelError):
     """Teacher and student don't fit together."""
+
+
+class RankError(DetkdError):
+    """A process of a training on several devices is gone."""
 
 
 class ShapeError(DetkdError):

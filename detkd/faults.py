@@ -10,6 +10,12 @@ from detkd.signature import nearest
 
 __all__ = ["translate"]
 
+_EXTRAS = {
+    "hydra/launcher": {"joblib": "sweep", "ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"},
+    "hydra/sweeper": {"optuna": "sweep"},
+}
+"""Plugins of Hydra, and which of our extras brings them."""
+
 _IN_FILE = re.compile(r"In '([^']+)'")
 
 
@@ -23,6 +29,9 @@ def _no_choice(err: Exception) -> str | None:
         return f"--config-name: no config called {file}; check the name, --config-dir and --config-path"
     group, _, choice = str(file).removesuffix(".yaml").rpartition("/")
     parent = _IN_FILE.search(str(err))
+    if extra := _EXTRAS.get(group, {}).get(choice):
+        asked = parent[1].replace("/", "=") if parent and "/" in parent[1] else f"{group}={choice}"
+        return f"{asked}: needs Hydra's plugin for {choice}, which is not installed; pip install 'detkd[{extra}]'"
     known = sorted(str(option) for option in options or ())
     listed = f" (choices: {', '.join(known)})" if known else ""
     asked = f", asked for by {parent[1]}.yaml" if parent and "/" in parent[1] else ""

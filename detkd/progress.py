@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -18,12 +19,43 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["NotedProgress", "console", "new_progress", "out", "stages", "track"]
+from detkd.errors import printable
+
+__all__ = ["NotedProgress", "console", "hushed", "new_progress", "out", "stages", "track"]
 
 T = TypeVar("T")
 
-console = Console(stderr=True)
-out = Console()
+_STYLED = re.compile(r"\[(dim|yellow|red|green|bold)\](.*?)\[/\1\](.*)", re.DOTALL)
+
+
+class _Console(Console):
+    """Prints texts as they are: a name with brackets is no markup. A style may open a line: `[dim]...[/dim]`."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; arguments as for `rich.console.Console.print`."""
+        super().print(*(_styled(one) if isinstance(one, str) else one for one in objects), **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return the text of a table's cell or title."""
+        return super().render_str(printable(text), **options)
+
+
+def _styled(line: str) -> str | Text:
+    """Return a line with the style that it opens with."""
+    found = _STYLED.match(line)
+    if found is None:
+        return line
+    style, words, rest = found.groups()
+    if line.endswith(f"[/{style}]"):  # a name in it may hold the same mark
+        words, rest = line[len(style) + 2 : -len(style) - 3], ""
+    return Text.assemble((printable(words), style), printable(rest))
+
+
+console = _Console(stderr=True)
+out = _Console()
 
 
 class NotedProgress(Progress):
@@ -45,7 +77,7 @@ class NotedProgress(Progress):
 def new_progress() -> NotedProgress:
     """Return a progress display with elapsed and remaining time."""
     return NotedProgress(
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=24),
         TaskProgressColumn(),
         MofNCompleteColumn(),
@@ -70,6 +102,17 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         for item in items:
             yield item
             progress.advance(task)
+
+
+@contextmanager
+def hushed(quiet: bool = True) -> Iterator[None]:
+    """Print nothing inside, where something has been said already or another process says it."""
+    before = console.quiet, out.quiet
+    console.quiet, out.quiet = (quiet or before[0]), (quiet or before[1])
+    try:
+        yield
+    finally:
+        console.quiet, out.quiet = before
 
 
 @contextmanager

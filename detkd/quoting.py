@@ -24,6 +24,7 @@ from detkd.errors import ConfigError
 
 __all__ = [
     "OPEN_KEYS",
+    "RUN_GROUPS",
     "TEXT_KEYS",
     "as_typed",
     "literal",
@@ -52,6 +53,9 @@ _LIST_OR_TEXT = frozenset({
 
 OPEN_KEYS = ("trainer.", "teacher.class_map", "student.scale", "model.scale")
 """Dictionaries that take keys of their own, so nobody has to type Hydra's `++`."""
+
+RUN_GROUPS = ("launch", "sweep")
+"""Presets for how the runs of a sweep are made; groups that every verb has and no verb's configuration keeps."""
 
 _OVERRIDE = re.compile(r"(?P<prefix>\+\+?|~)?(?P<key>[A-Za-z_$][\w$.\-/@:]*)(?P<value>=.*)?", re.ASCII | re.DOTALL)
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
@@ -271,6 +275,8 @@ def rewrite(
         if "path" not in groups.get(key, ()):
             raise ConfigError(f"{key}: this config is composed already, got {value}; set single keys ({key}.NAME=...)")
         return [f"{key}.path={_text_value(f'{key}.path', value)}"]
+    if key in RUN_GROUPS and not prefix:
+        return [] if value.lower() == "null" else [f"+{key}={value}"]
     choices = groups.get(key)
     if choices is not None and value.lower() == "null":  # Hydra has no null for a group, it removes it
         return [] if key == "experiment" else [f"~{key}"]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 
 import yaml
 
-from detkd.errors import ConfigError
-from detkd.io import read_json, write_json, write_text
+from detkd.errors import ConfigError, DataError
+from detkd.io import parse_yaml, read_bytes, read_json, sweep, write_json, write_text
+from detkd.locks import hold, let_go
 
 __all__ = [
     "check_unchanged",
+    "claim",
     "clear_run",
     "environment_record",
     "fail_runs",
@@ -34,18 +37,11 @@ __all__ = [
 ]
 
 _MAY_CHANGE = {
-    "device",
-    "workers",
-    "threads",
-    "pictures",
-    "verbose",
-    "trust",
-    "resume",
-    "out",
-    "name",
-    "control",
-    "report",
-}
+    "device", "workers", "threads", "pictures", "verbose", "trust", "resume", "out", "name", "control", "report",
+}  # fmt: skip
+
+_PARTS = ("", "weights", "train", "pictures", "export", "control", "control/weights", "control/train")
+"""Where a run writes files, seen from its folder."""
 
 _OPEN: list[Path] = []
 """Folders of the runs that this process started and has not finished."""
@@ -119,31 +115,60 @@ def new_folder(out: str | Path | None, verb: str) -> Path:
     Raises:
         ConfigError: If it can't be created or written.
     """
-    if out is None:
-        number = 1
-        while (folder := Path("runs") / (verb if number == 1 else f"{verb}-{number}")).exists():
-            number += 1
-    else:
-        folder = Path(out).expanduser()
     try:
+        folder = _next_free(verb) if out is None else Path(out).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".detkd-write-test"
         probe.touch()
         probe.unlink()
     except OSError as err:
-        reason = err.strerror or str(err)
-        raise ConfigError(f"out: can't write to {folder} ({reason}); choose a writable folder with out=...") from err
+        reason, place = err.strerror or str(err), err.filename or out or "runs"
+        raise ConfigError(f"out: can't write to {place} ({reason}); choose a writable folder with out=...") from err
     return folder.resolve()
+
+
+def _next_free(verb: str) -> Path:
+    """Make the next free folder; of two processes that ask at the same time each gets one of its own."""
+    number = 1
+    Path("runs").mkdir(exist_ok=True)
+    while True:
+        folder = Path("runs") / (verb if number == 1 else f"{verb}-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def claim(folder: Path, *, key: str = "out") -> None:
+    """Make this process the only one that works in a run folder, and remove what a killed one was writing there.
+
+    Raises:
+        ConfigError: If another process works there.
+    """
+    if hold(folder, key=key, owner=lambda: _at_work(folder)):
+        sweep(*(folder / part for part in _PARTS))
+
+
+def _at_work(folder: Path) -> str | None:
+    """Return which process the folder names, None if that has ended."""
+    record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    pid, here = record.get("pid"), record.get("host") == platform.node()
+    if not isinstance(pid, int) or (here and process_start(pid) != record.get("process_started")):
+        return None
+    return f"{record.get('verb')}, process {pid}" + ("" if here else f" on {record.get('host')}")
 
 
 def start_run(folder: Path, verb: str, config: Mapping[str, Any]) -> None:
     """Write `config.yaml` and `run.json` before anything else happens.
 
     Raises:
-        ConfigError: If the folder holds a run of another verb, whose files would be mixed with the new ones.
+        ConfigError: If the folder holds a run of another verb, whose files would be mixed with the new ones, or another
+            process works there.
     """
-    if (folder / "run.json").is_file() and (other := read_json(folder / "run.json").get("verb")) != verb:
+    if (folder / "run.json").is_file() and (other := _record(folder, "out").get("verb")) != verb:
         raise ConfigError(f"out: {folder} holds a {other} run; choose another folder with out=...")
+    claim(folder)
     _OPEN[:] = [*_OPEN, folder]
     write_text(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     record = {
@@ -165,15 +190,22 @@ def finish_run(folder: Path, **facts: Any) -> None:
     record = read_json(folder / "run.json")
     record.update(facts, status="done", finished=datetime.now(UTC).isoformat(timespec="seconds"))
     write_json(folder / "run.json", record)
+    let_go(folder)
 
 
-def fail_runs(reason: str) -> None:
-    """Mark the runs that this process started and did not finish as failed, with the first line of the reason."""
+def fail_runs(reason: str | None) -> None:
+    """Let go of the runs that this process started and did not finish.
+
+    Args:
+        reason: Its first line is noted, and that the run failed; None where it was interrupted.
+    """
     for folder in _OPEN:
-        if (folder / "run.json").is_file():
+        if reason is not None and (folder / "run.json").is_file():
             record = read_json(folder / "run.json")
             record.update(status="failed", reason=next(iter(reason.splitlines()), ""))
-            write_json(folder / "run.json", record)
+            with suppress(DataError):  # there may be no room; the first error is the one to act on
+                write_json(folder / "run.json", record)
+        let_go(folder)
     _OPEN.clear()
 
 
@@ -181,18 +213,19 @@ def open_run(path: str | Path, verb: str) -> Path:
     """Return an existing run folder of the given verb, to resume it; `run.json` notes when, and by which process.
 
     Raises:
-        ConfigError: If it is no run folder, of another verb, or finished.
+        ConfigError: If it is no run folder, of another verb, or finished, or another process works there.
     """
     folder = Path(path).expanduser().resolve()
     if not (folder / "run.json").is_file() or not (folder / "config.yaml").is_file():
         raise ConfigError(f"resume: {folder} is no run folder (run.json and config.yaml are missing); name runs/<name>")
-    record = read_json(folder / "run.json")
+    record = _record(folder, "resume")
     if record.get("verb") != verb:
         raise ConfigError(
             f"resume: {folder} is a {record.get('verb')} run; use detkd {record.get('verb')} resume={path}"
         )
     if record.get("status") == "done":
         raise ConfigError(f"resume: {folder} is finished; its results are in metrics.json")
+    claim(folder, key="resume")
     now = datetime.now(UTC).isoformat(timespec="milliseconds")  # what the process before wrote last is no newer
     record.pop("reason", None)
     write_json(folder / "run.json", {**record, "status": "running", "resumed": now, **process_record()})
@@ -200,18 +233,31 @@ def open_run(path: str | Path, verb: str) -> Path:
     return folder
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def _record(folder: Path, key: str) -> dict[str, Any]:
+    record = read_json(folder / "run.json")
+    if not isinstance(record, dict):
+        raise ConfigError(f"{key}: {folder / 'run.json'} is damaged; choose another folder with out=...")
+    return record
+
+
+def read_config(folder: Path, key: str = "resume") -> dict[str, Any]:
     """Return the configuration a run was started with.
+
+    Args:
+        folder: Its folder.
+        key: Config key for messages.
 
     Raises:
         ConfigError: If it is damaged.
     """
+    file = folder / "config.yaml"
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as err:
-        raise ConfigError(f"resume: {folder / 'config.yaml'} can't be read ({err}); start the run anew") from err
+        config = parse_yaml(read_bytes(file).decode("utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as err:
+        reason = next(iter(str(err).splitlines()), type(err).__name__)
+        raise ConfigError(f"{key}: {file} can't be read ({reason}); start the run anew") from err
     if not isinstance(config, dict):
-        raise ConfigError(f"resume: {folder / 'config.yaml'} is damaged; start the run anew")
+        raise ConfigError(f"{key}: {file} is damaged; start the run anew")
     return config
 
 

@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["call_problems", "nearest", "type_problem"]
+__all__ = ["call_problems", "nearest", "type_problem", "wrong_type"]
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 _SEQUENCES = (list, tuple, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
@@ -111,3 +111,13 @@ def call_problems(target: Callable[..., Any], arguments: Mapping[str, Any], wher
         if parameter.default is kinds.empty and name not in arguments
     ]
     return problems
+
+
+def wrong_type(value: Any, default: Any) -> str | None:
+    """Return what is wrong with the type of a value, judged by the default of its key; None where nothing is."""
+    if default is None or isinstance(default, (list, dict)) or default == "???":
+        return None
+    problem = type_problem(value, type(default))
+    if problem and isinstance(value, str) and "," in value:
+        problem += "; add --multirun to sweep over several values"
+    return problem

@@ -66,6 +66,7 @@ class View(NamedTuple):
         towers: Maps inside each head; None where nobody asked for them.
         finish: Turns such maps, in the source's own width, into what its head makes of them: `finish(branch, towers)`.
             The source's weights are constant, a gradient goes to the maps. None where the source is no live network.
+        lost: Why outputs are missing that the networks behind the source do have, by name, e.g. "dist"; for messages.
     """
 
     heads: dict[str, HeadOutput]
@@ -75,6 +76,7 @@ class View(NamedTuple):
     feats: tuple[Tensor, ...] | None = None
     towers: Mapping[str, Towers] | None = None
     finish: Callable[[str, Towers], HeadOutput] | None = None
+    lost: Mapping[str, str] | None = None
 
     def head(self, branch: Branch) -> HeadOutput:
         """Return the head called `branch`, or raise `ShapeError` naming those there are."""
@@ -105,12 +107,18 @@ class Assignment(NamedTuple):
         scores: The assigner's soft target per class, 0 off the foreground, (B, A, C).
         boxes_xyxy: Box of the assigned label in pixels, (B, A, 4); meaningless off the foreground.
         labels: The labelled objects themselves; None where the source does not say.
+        classes: Class number of the assigned label, (B, A) long; meaningless off the foreground. None where the source
+            does not say. `scores` may not tell: they are 0 where the student's box misses the object.
+        labelled: False for images that nobody labelled, (B,) bool; None for none of those. Such an image has neither
+            foreground nor labels, which says nothing about what is in it.
     """
 
     foreground: Tensor
     scores: Tensor
     boxes_xyxy: Tensor
     labels: Labels | None = None
+    classes: Tensor | None = None
+    labelled: Tensor | None = None
 
 
 class Context(NamedTuple):

@@ -12,30 +12,32 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detkd"
 MAX_LINES = 300
 
 LAYERS = {
-    "errors": 0, "types": 0, "io": 0, "progress": 0, "environment": 0, "system_check": 0,
+    "errors": 0, "types": 0, "io": 0, "ranks": 0, "progress": 0, "environment": 0, "system_check": 0, "locks": 0,
     "ops": 1, "runs": 1,
     "losses": 2, "data": 2, "evaluation": 2, "caching": 2,
     "models": 3, "statistics": 3, "diagnosis": 3,
     "training": 4, "inference": 4, "exporting": 4, "report": 4, "footage": 4,
     "config": 5, "paths": 5, "quoting": 5, "faults": 5, "signature": 5,
     "tasks": 6,
-    "api": 7, "usage": 7,
+    "api": 7, "usage": 7, "sweeps": 7, "sweep_callback": 7,
     "cli": 8, "__main__": 9,
 }  # fmt: skip
 """Height of each module or sub-package directly under `detkd/`; a new one must be given its place here."""
 
 BESIDE = {
     "types": {"errors"}, "io": {"errors"}, "progress": {"errors"}, "environment": {"errors"},
+    "locks": {"errors"},
     "exporting": {"inference"},  # what was exported is run by the same detector
     "footage": {"inference"},  # images and videos are found and read in the same way
     "faults": {"signature"},
     "config": {"paths", "quoting", "faults", "signature"},
+    "sweep_callback": {"sweeps"},
 }  # fmt: skip
 """Imports inside one layer. All others are refused: losses, data and evaluation stay strangers."""
 
 FENCED = {
     "ultralytics": {"models", "training", "inference", "exporting"},
-    "hydra": {"config", "cli"},
+    "hydra": {"config", "cli", "sweep_callback"},
     "omegaconf": {"config", "cli"},
     "ray": {"caching"},
     "torch": {"types", "ops", "losses", "caching", "models", "training", "inference", "exporting", "tasks"},

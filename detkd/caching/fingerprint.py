@@ -134,7 +134,7 @@ def image_digests(paths: Sequence[str | Path], memo_file: str | Path) -> list[st
             if settled and entry != memo.get(name):
                 fresh[name] = entry
     if fresh:
-        with suppress(DetkdError):
+        with suppress(DetkdError, OSError):  # a build that begins removes what it takes for left over
             write_json(memo_file, {**memo, **fresh}, indent=None)
     return [found[name] for name in names]
 

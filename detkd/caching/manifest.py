@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from detkd.caching.fingerprint import check_fingerprint, digest, plain
-from detkd.caching.shards import open_shard, write_durably
+from detkd.caching.shards import open_shard, rank_of, write_durably
 from detkd.errors import DataError
 from detkd.io import read_json
 from detkd.progress import console
@@ -34,6 +34,10 @@ __all__ = [
 SCHEMA = 1
 MANIFEST = "cache.json"
 _FORMAT = "detkd-cache"
+_KINDS: dict[str, Any] = {
+    "kind": str, "fingerprint": dict, "layout": dict, "expected": int, "complete": bool, "created": str,
+    "seconds": (int, float), "shards": dict, "facts": dict,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,11 @@ def read_manifest(folder: str | Path) -> Manifest:
     names = {one.name for one in fields(Manifest)}
     if names - content.keys():
         raise DataError(f"{file}: {', '.join(sorted(names - content.keys()))} missing; build the cache anew elsewhere")
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(content[name], kind)]
+    if not wrong and not all(rank_of(Path(name)) >= 0 and Path(name).name == name for name in content["shards"]):
+        wrong = ["shards"]  # a name with folders in it would lead elsewhere
+    if wrong:
+        raise DataError(f"{file}: {', '.join(wrong)} can't be what detkd wrote; build the cache anew elsewhere")
     return Manifest(**{name: content[name] for name in names})
 
 

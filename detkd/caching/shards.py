@@ -6,7 +6,6 @@ truncated file by itself. Records differ in length, so they lie in a row in one 
 
 from __future__ import annotations
 
-import errno
 import json
 import mmap
 import os
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from detkd.errors import DataError
-from detkd.io import atomic_path
+from detkd.io import FULL, atomic_path
 
 __all__ = [
     "KEY_LIMIT",
@@ -48,7 +47,6 @@ REPAIR = (
 _NAME = re.compile(r"r(\d{2,})-\d{5,}\.safetensors")
 _TEMPORARY = re.compile(r"\.r(\d{2,})-.*\.safetensors")
 _TENSORS = {"data": ("U8", 1), "offsets": ("I64", 1), "keys": ("I32", 2), "crc": ("U32", 1)}
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -186,7 +184,7 @@ def write_durably(path: Path, content: bytes) -> None:
         _sync_folder(path.parent)
     except (OSError, DataError) as err:
         cause = err if isinstance(err, OSError) else err.__cause__
-        if isinstance(cause, OSError) and cause.errno in _FULL:
+        if isinstance(cause, OSError) and cause.errno in FULL:
             free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
             raise DataError(
                 f"cache.path: no room for {path.name} in {path.parent} ({cause.strerror}), it needs {len(content):,} "

@@ -14,7 +14,7 @@ import numpy as np
 from detkd.caching.manifest import Manifest, locked, read_manifest, write_manifest
 from detkd.caching.shards import KEY_LIMIT, codes, open_shard, rank_of, shard_files, shard_name, write_shard
 from detkd.errors import DataError
-from detkd.io import sha256
+from detkd.io import PART, sha256
 from detkd.progress import console, track
 
 __all__ = ["CacheWriter"]
@@ -174,8 +174,9 @@ class CacheWriter:
         """Remove what killed builds have left: temporary files, and shards that are no longer whole."""
         with locked(self.folder):
             manifest = read_manifest(self.folder)
-            for path in self.folder.glob(".cache-*.json"):
-                path.unlink(missing_ok=True)
+            for pattern in (".cache-*.json", f".images-*{PART}.json", f".used-*{PART}"):
+                for path in self.folder.glob(pattern):
+                    path.unlink(missing_ok=True)
         left: dict[int, list[Path]] = {}
         for path in (self.folder / "shards").glob(".r*.safetensors"):
             left.setdefault(rank_of(path), []).append(path)

@@ -70,6 +70,7 @@ def _classes(
 ) -> tuple[tuple[str, ...], tuple[int, ...], dict[int, int], dict[int, str]]:
     """Return names, category ids, class index by category id, and the name of every category in the file."""
     known: dict[int, str] = {}
+    taken: set[str] = set()
     for position, category in enumerate(table):
         number = as_integer(category.get("id")) if isinstance(category, Mapping) else None
         name = category.get("name") if isinstance(category, Mapping) else None
@@ -77,11 +78,12 @@ def _classes(
             raise DataError(
                 f"data.{split}: {label}: categories[{position}] needs an integer id and a name, got {category!r:.80}"
             )
-        if number in known or str(name) in known.values():
+        if number in known or str(name) in taken:
             raise DataError(
                 f"data.{split}: {label}: category id {number} or name {name!r} is used twice; make both unique"
             )
         known[number] = str(name)
+        taken.add(str(name))
     if not known:
         raise DataError(f"data.{split}: {label} has no classes (`categories` is empty); name at least one")
     if wanted is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,10 @@ __all__ = ["ImageInfo", "Verify", "check_image", "check_images", "check_verify"]
 
 Verify = Literal["header", "full"]
 """`header` reads the size and looks at both ends of the file, `full` decodes every pixel."""
+
+_LIMIT = "DETKD_IMAGE_LIMIT_MP"
+_LIMIT_MEGAPIXELS = 200
+_RAISE = f"cut it into tiles, or set {_LIMIT} to as many megapixels as memory holds"
 
 _ORIENTATION = 0x0112
 _SHOW_PROGRESS_FROM = 3000
@@ -75,7 +80,8 @@ def check_image(path: Path, verify: Verify = "header") -> ImageInfo:
     except PermissionError:
         return _bad("broken-image", f"no permission to read {path}")
     except Image.DecompressionBombError:
-        return _decoded(path, (0, 0))
+        size = f"more than {_most_pixels() / 1e6:.0f} million pixels"
+        return _bad("broken-image", f"{path} would decode to {size}, {_RAISE}")
     except Exception as err:  # decoders raise nearly anything on broken bytes
         if isinstance(err, ValueError | OSError) and not os.path.lexists(str(path).replace("\0", "")):
             return _bad("missing-image", f"no image file {str(path)!r}")
@@ -103,12 +109,20 @@ def check_images(paths: Sequence[Path], *, verify: Verify = "header", workers: i
 @contextmanager
 def _strict_decoder() -> Iterator[None]:
     """Make PIL report truncated files even where another library told it not to."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
     ImageFile.LOAD_TRUNCATED_IMAGES = False
+    Image.MAX_IMAGE_PIXELS = _most_pixels() // 2  # PIL warns from there and refuses twice as many
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
+
+
+def _most_pixels() -> int:
+    text = os.environ.get(_LIMIT, "")
+    return 1_000_000 * (int(text) if text.isascii() and text.isdecimal() and int(text) else _LIMIT_MEGAPIXELS)
 
 
 def _rotated(image: Image.Image, kind: str) -> bool:

@@ -22,6 +22,10 @@ def check_on_bad(value: object) -> OnBad:
     raise DataError(f"data.on_bad: must be error or skip, got {value!r}; choose one of the two")
 
 
+_LONGEST = 600
+"""Letters of a part of a message; file names of others may have thousands."""
+
+
 class Findings:
     """Problems (records that can't be used) and remarks (things worth a line in the summary).
 
@@ -82,4 +86,5 @@ class Findings:
 
 def _printable(text: str) -> str:
     # file names may hold line breaks or bytes that are no UTF-8; a message is one line and a report is UTF-8
-    return " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")
+    line = " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

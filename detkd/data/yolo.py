@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,9 @@ __all__ = [
 
 _TOLERANCE = 0.01
 """How far coordinates may leave 0..1 before they are taken for something else; Ultralytics' own limit."""
+
+
+_MOST_CLASSES = 100_000
 
 
 class LabelLineError(ValueError):
@@ -98,8 +102,10 @@ def class_names(value: object, count: object = None, key: str = "data.names") ->
     Raises:
         DataError: If there are none, an index is missing, or a name is used twice.
     """
-    if value is None and as_integer(count) is not None:
-        value = [f"class_{index}" for index in range(min(as_integer(count) or 0, 100_000))]
+    if value is None and (wanted := as_integer(count)) is not None:
+        if wanted > _MOST_CLASSES:
+            raise DataError(f"{key}: nc is {wanted:.3g}, more than {_MOST_CLASSES} classes; correct it, or name them")
+        value = [f"class_{index}" for index in range(wanted)]
     if isinstance(value, Mapping):
         indices = {
             as_integer(int(k)) if isinstance(k, str) and k.isdecimal() and len(k) < 10 else as_integer(k): v
@@ -117,7 +123,7 @@ def class_names(value: object, count: object = None, key: str = "data.names") ->
         raise DataError(f"{key}: there are no classes; name at least one")
     if "" in names:
         raise DataError(f"{key}: class {names.index('')} has no name, got {value[names.index('')]!r:.40}; give it one")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise DataError(f"{key}: {twice!r:.80} used twice; give each class its own name")
     if (number := as_integer(count)) is not None and number != len(names):
         raise DataError(f"{key}: {len(names)} names but nc is {number}; make them agree")

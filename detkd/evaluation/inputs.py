@@ -104,6 +104,9 @@ class Detections:
         return digest.hexdigest()
 
 
+_LONGEST = 300
+
+
 class Problems:
     """Collects unusable records: raises at the first under "error", counts them under "skip"."""
 
@@ -126,7 +129,7 @@ class Problems:
             DataError: Unless records are skipped.
         """
         if self.on_bad == "error":
-            raise DataError(f"{self.source}: {where}: {what}; {fix}, or leave such records out with on_bad=skip")
+            raise DataError(f"{self.source}: {where}: {_line(what)}; {fix}, or leave such records out with on_bad=skip")
         self.counts[kind] += 1
         self.first.setdefault(kind, where)
 
@@ -136,6 +139,12 @@ class Problems:
             f"{self.source}: left out {count} record{'s' if count > 1 else ''} with {kind} (first: {self.first[kind]})"
             for kind, count in self.counts.items()
         )
+
+
+def _line(text: str) -> str:
+    """Return a text of somebody else's file as one line that fits a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def check_on_bad(on_bad: str) -> OnBad:
@@ -163,10 +172,10 @@ def box_problem(box: Any, *, flat: bool = False) -> tuple[str, str, str] | None:
     """Return (what, fix, kind) if `box` is no usable [left, top, width, height], else None; `flat`: sizes may be 0."""
     try:
         values = [float(v) for v in box if not isinstance(v, (str, bool))]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: a whole number of hundreds of digits
         values = []
     if len(values) != 4 or len(box) != 4:
-        return f"bbox must be four numbers, got {box!r}", _FIX_BOX, "a malformed box"
+        return f"bbox must be four numbers, got {box!r:.80}", _FIX_BOX, "a malformed box"
     if not np.isfinite(values).all():
         return (
             f"bbox has NaN or infinity, got {list(box)!r}",

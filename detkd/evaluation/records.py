@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from detkd.errors import DataError
-from detkd.io import read_json
+from detkd.io import parse_json, read_json, read_limit, too_large
 
 __all__ = ["read_records"]
 
@@ -22,6 +21,9 @@ _TRIES = 4
 
 _HEAD = 64
 """Bytes in which the bracket of a list must open."""
+
+_LARGER = 8
+"""Times the size that is read at once: as columns a record takes about the room that it takes in the file."""
 
 
 def read_records(path: str | Path, piece: int = _PIECE) -> Any:
@@ -39,10 +41,13 @@ def read_records(path: str | Path, piece: int = _PIECE) -> Any:
             the first piece are raised while iterating.
     """
     try:
+        size = Path(path).stat().st_size
         with Path(path).open("rb") as stream:
-            start = stream.read(_HEAD).lstrip()
+            start = stream.read(_HEAD).lstrip() if size else b""  # what a pipe gave can't be read again
     except OSError:
-        start = b""
+        start, size = b"", 0
+    if start.startswith(b"[") and size > _LARGER * read_limit():
+        raise too_large(path, size)
     # Anything but a list is read at once, which also says what is wrong with it.
     return _pieces(Path(path), piece) if start.startswith(b"[") else read_json(path)
 
@@ -60,6 +65,8 @@ def _pieces(path: Path, piece: int) -> Iterator[list[Any]]:
                     break
             else:
                 wanted = 2 * len(rest)
+                if len(rest) > read_limit():  # no list of objects
+                    raise too_large(path, path.stat().st_size)
     records = _parse(rest)
     if records is None:
         read_json(path)  # raises and names the line
@@ -70,7 +77,7 @@ def _pieces(path: Path, piece: int) -> Iterator[list[Any]]:
 def _parse(items: bytes) -> list[Any] | None:
     """Return the entries of a list whose opening bracket is missing, or None if it does not parse."""
     try:
-        records: list[Any] = json.loads(b"[" + items)
+        records: list[Any] = parse_json(b"[" + items)
     except ValueError:
         return None
     return records

@@ -28,6 +28,9 @@ __all__ = ["load_detections"]
 _FLAT = 1e-6
 """Pixels that a width or height of 0 becomes. Tools that clip at the image's edge and round write such boxes."""
 
+_LARGEST = 1 << 1023
+"""Whole numbers from here on have no floating point value."""
+
 _FIELDS = ("image_id", "category_id", "bbox", "score")
 
 
@@ -184,16 +187,19 @@ def _problem(record: Any) -> tuple[str, str, str] | None:
         finite = isfinite(score) and isfinite(x) and isfinite(y) and isfinite(w) and isfinite(h)
         if finite and w >= 0 and h >= 0 and not isinstance(score, bool):
             return None
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
         pass
     if not isinstance(record, Mapping):
-        return f"not a record, got {record!r}", f"every detection is an object with {', '.join(_FIELDS)}", "no fields"
+        fix = f"every detection is an object with {', '.join(_FIELDS)}"
+        return f"not a record, got {record!r:.80}", fix, "no fields"
     for key in _FIELDS:
         if key not in record:
             return f"no {key}", f"every detection needs {', '.join(_FIELDS)}", f"no {key}"
     score = record["score"]
-    if isinstance(score, (bool, str)) or not hasattr(score, "__float__"):
-        return f"score must be a number, got {score!r}", "write the detector's confidence", "a score that is no number"
+    number = hasattr(score, "__float__") and not isinstance(score, (bool, str))
+    if not number or (isinstance(score, int) and abs(score) >= _LARGEST):
+        what = f"score must be a number, got {score!r:.80}"
+        return what, "write the detector's confidence", "a score that is no number"
     if not np.isfinite(float(score)):
         return (
             f"score is {float(score)}",

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from detkd.errors import printable
 from detkd.evaluation.metrics import CLASS_NAMES, Metrics
 
 __all__ = [
@@ -128,4 +129,4 @@ def per_class_table(results: Iterable[Result], *, title: str = "per class (point
 
 def _plain(text: str) -> Text:
     """Text that rich does not read as markup, whatever a class or file is called."""
-    return Text(text)
+    return Text(printable(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from detkd.errors import DataError
 from detkd.evaluation.inputs import GroundTruth, OnBad, Problems, box_problem, check_on_bad, open_source
 
 __all__ = ["load_truth"]
+
+_LARGEST = 1e300
+"""Square pixels; larger numbers overflow further on."""
 
 
 def load_truth(gt: Mapping[str, Any] | str | Path | GroundTruth, *, on_bad: OnBad = "error") -> GroundTruth:
@@ -44,15 +48,18 @@ def _categories(source: str, records: Any) -> tuple[tuple[str, ...], tuple[int |
     if not isinstance(records, list) or not records:
         raise DataError(f"{source}: the class list (`categories`) is empty; name at least one class")
     for index, record in enumerate(records):
-        if not isinstance(record, Mapping) or "id" not in record:
-            raise DataError(f"{source}: categories[{index}]: no id, got {record!r}; give every class an id and a name")
+        if not isinstance(record, Mapping) or not _is_id(record.get("id")):
+            raise DataError(
+                f"{source}: categories[{index}]: no id that can be used, got {record!r:.80}; give every class an id (a "
+                "whole number or a text) and a name"
+            )
     # Ultralytics' own in-memory ground truth has ids only.
     names = [str(record.get("name", record["id"])) for record in records]
     ids = [record["id"] for record in records]
     for what, values in (("id", ids), ("name", names)):
-        twice = [value for value in values if values.count(value) > 1]
-        if twice:
-            raise DataError(f"{source}: categories: {what} {twice[0]!r} is there twice; make class {what}s unique")
+        value, count = Counter(values).most_common(1)[0]
+        if count > 1:
+            raise DataError(f"{source}: categories: {what} {value!r:.80} is there twice; make class {what}s unique")
     return tuple(names), tuple(ids)
 
 
@@ -61,8 +68,8 @@ def _images(source: str, records: Any) -> tuple[Mapping[str, Any], ...]:
         raise DataError(f"{source}: no images; is it the annotation file of the right split?")
     seen: dict[Any, int] = {}
     for index, record in enumerate(records):
-        if not isinstance(record, Mapping) or not isinstance(record.get("id"), (int, str)):
-            raise DataError(f"{source}: images[{index}]: no usable id, got {record!r}; ids are integers or strings")
+        if not isinstance(record, Mapping) or not _is_id(record.get("id")):
+            raise DataError(f"{source}: images[{index}]: no usable id, got {record!r:.80}; ids are integers or strings")
         if record["id"] in seen:
             raise DataError(
                 f"{source}: images[{index}]: duplicate image id {record['id']!r}, first in "
@@ -124,7 +131,7 @@ def _annotations(
 def _problem(record: Any, image_of: Mapping[Any, int], label_of: Mapping[Any, int]) -> tuple[str, str, str] | None:
     if not isinstance(record, Mapping):
         return (
-            f"not a record, got {record!r}",
+            f"not a record, got {record!r:.80}",
             "every annotation is an object with image_id, category_id, bbox",
             "no fields",
         )
@@ -133,17 +140,21 @@ def _problem(record: Any, image_of: Mapping[Any, int], label_of: Mapping[Any, in
             return f"no {key}", "every annotation needs image_id, category_id and bbox", f"no {key}"
     if not _known(record["image_id"], image_of):
         return (
-            f"unknown image_id {record['image_id']!r}",
+            f"unknown image_id {record['image_id']!r:.80}",
             "add the image or remove the annotation",
             "an unknown image_id",
         )
     if not _known(record["category_id"], label_of):
         known = ", ".join(map(str, list(label_of)[:12]))
-        return f"unknown category_id {record['category_id']!r}", f"known ids: {known}", "an unknown category_id"
+        return f"unknown category_id {record['category_id']!r:.80}", f"known ids: {known}", "an unknown category_id"
     area = record.get("area")
-    if area is not None and (not isinstance(area, (int, float)) or not np.isfinite(area) or area < 0):
-        return f"area must be a number >= 0, got {area!r}", "remove the field to use width x height", "a bad area"
+    if area is not None and (not isinstance(area, (int, float)) or not 0 <= area < float("inf") or area > _LARGEST):
+        return f"area must be a number >= 0, got {area!r:.80}", "remove the field to use width x height", "a bad area"
     return box_problem(record["bbox"])
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
 def _known(key: Any, table: Mapping[Any, int]) -> bool:

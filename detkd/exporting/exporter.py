@@ -21,6 +21,7 @@ from detkd.exporting.parity import compare_raw
 from detkd.inference.detector import Detector
 from detkd.inference.images import read_image
 from detkd.inference.results import detect_set
+from detkd.io import PART
 from detkd.models.cost import file_size_mb, measure
 from detkd.progress import console
 
@@ -259,12 +260,16 @@ def _writable(folder: Path) -> Path:
 
 def _install(made: Path, target: Path) -> None:
     """Put a file or folder in its place in one step, replacing what is there."""
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=PART, dir=target.parent))
     try:
         fresh = staging / "new"
         shutil.copytree(made, fresh) if made.is_dir() else shutil.copyfile(made, fresh)
         if target.is_dir():
             target.rename(staging / "old")
         fresh.replace(target)
+    except OSError as err:
+        raise DataError(
+            f"out: can't write {target} ({err.strerror or err}); make room or choose another folder with out=..."
+        ) from err
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -7,6 +7,7 @@ what else was collected, so what a person rejected stays rejected when the set i
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from detkd.footage.collection import Item
 from detkd.footage.labels import Labels, Objects, as_dict, score_limits
 from detkd.footage.merge import write_merged, write_yolo
 from detkd.footage.reject import IMAGES_FROM, read_rejected
-from detkd.io import read_json, write_json
+from detkd.io import read_json, sweep, write_json
 from detkd.progress import track
 
 __all__ = ["FormResult", "form", "image_ids", "load_formed"]
@@ -110,6 +111,7 @@ def form(
     cuts = {name: as_dict(thresholds[name]) for name in names}
     facts: dict[str, Any] = {**provenance, "schema": 1, "classes": list(names), "thresholds": cuts}
     file = write_json(target / "provenance.json", {**facts, "complete": False})
+    sweep(*(place for place, _, _ in os.walk(target)))
 
     made = Labels(names, category_ids, limits, rejected)
     following = iter(answers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from detkd.data.coco import to_coco
 from detkd.data.records import DataSpec, ImageRecord
 from detkd.data.yolo import label_path
-from detkd.io import write_json, write_text
+from detkd.io import PART, write_json, write_text
 
 __all__ = ["write_merged", "write_yolo"]
 
@@ -115,8 +116,7 @@ def _inside(record: ImageRecord, folder: Path, place: str) -> Path:
     if not (link.is_symlink() and Path(os.readlink(link)) == record.path):
         link.parent.mkdir(parents=True, exist_ok=True)
         # Not atomic_path: it sets the mode of what it renames, which through a link is the user's image.
-        temporary = link.with_name(f".{os.getpid()}-{link.name}")
-        temporary.unlink(missing_ok=True)
+        temporary = link.with_name(f".{link.stem}-{secrets.token_hex(4)}{PART}{link.suffix}")
         try:
             temporary.symlink_to(record.path)
         except OSError:  # a file system without links

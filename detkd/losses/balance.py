@@ -2,7 +2,10 @@
 
 The size of a loss says little: a sum, a mean and a mean over positives of the same difference are orders of magnitude
 apart. What matters is how hard it pulls the weights that detection pulls too. So the factor of a group of terms is set
-from `share = |gradient of the group| / |gradient of the detection loss|` on parameters that both reach.
+from `share = |gradient of the group| / |gradient of the head's detection loss|` on parameters that both reach.
+
+YOLO26 trains two heads and moves the weight of its detection loss from one to the other. Each head's terms are compared
+with that head's own labels, both at full weight: a fading head keeps the distillation that its weight asks for.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from detkd.losses.checks import check_keys, check_number
 
 __all__ = ["GROUPS", "Balance", "gradient_norm", "next_factor"]
 
-GROUPS = ("head", "features")
-"""Terms on the answers of the heads, and terms on feature maps. Each group has a factor of its own."""
+GROUPS = ("head", "head_o2o", "features")
+"""Terms on the answers of either head, and terms on feature maps. Each group has a factor of its own."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Balance:
     """What the gradients of distillation shall be, relative to those of the detection loss.
 
     Attributes:
-        head: Share of the terms on answers, > 0; None leaves their weights as they are.
+        head: Share of the terms on the answers of each head, > 0; None leaves their weights as they are.
         features: Share of the terms on feature maps, > 0; None likewise.
         warmup: Share of the run after which it is measured for the first time, in [0, 1).
         batches: Batches whose median is a measurement, >= 1.
@@ -45,7 +48,7 @@ class Balance:
 
     def __post_init__(self) -> None:
         key = "distill.calibrate"
-        for name in GROUPS:
+        for name in ("head", "features"):
             if getattr(self, name) is not None:
                 hint = "0.3 is usual for head, 0.1 for features; null leaves the weights as they are"
                 check_number(f"{key}.{name}", getattr(self, name), above=0.0, hint=hint)
@@ -59,7 +62,7 @@ class Balance:
 
     def target(self, group: str) -> float | None:
         """Return the share a group shall have, None where its weights stay as they are."""
-        value = getattr(self, group)
+        value = getattr(self, group.removesuffix("_o2o"))
         return None if value is None else float(value)
 
     @classmethod

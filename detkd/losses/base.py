@@ -40,17 +40,20 @@ def tower_channels(view: View) -> dict[str, TowerChannels]:
 class DistillLoss(nn.Module):
     """One term of the distillation loss.
 
-    `forward(student, teacher, context)` returns a scalar that is 0 when the student answers exactly as the teacher,
-    computed in float32, divided by a positive mass over the batch so that it means the same at any batch size. The
-    weight of the term and its schedule belong to the recipe, not to the loss.
+    `forward(student, teacher, context)` returns a scalar >= 0, computed in float32, that means the same at any batch
+    size: a sum over anchors divided by a positive mass over the batch, or a mean over the batch. A loss on answers is 0
+    when the student answers exactly as the teacher; one with new layers of its own need not be. The weight of the term
+    and its schedule belong to the recipe, not to the loss.
 
     Attributes:
         uses: What the loss reads of a view: "logits", "boxes", "dist", "feats", "towers". What is missing is refused by
             name.
+        alternative: What to do where it is missing, for the message; TERM stands for the term's name.
         stage: After which of a tower's stages its maps are read, counted from 1; None for losses that read none.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset()
+    alternative: ClassVar[str] = ""
     stage: int | None = None
 
     def setup(self, student_channels: tuple[int, ...], teacher_channels: tuple[int, ...]) -> None:
@@ -63,6 +66,10 @@ class DistillLoss(nn.Module):
             student: Widths for each head that this loss compares.
             teacher: The same of the teacher.
         """
+
+    def doubts(self) -> list[str]:
+        """Return what is doubtful about arguments that are allowed, one sentence each that begins with the argument."""
+        return []
 
     def forward(self, student: View, teacher: View, context: Context) -> Tensor:
         """Return the loss as a scalar tensor with a gradient to `student` only."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import ClassVar
 
 from torch import Tensor
@@ -95,13 +94,16 @@ class BinaryLogits(DistillLoss):
         )
         self.detach_gap = detach_gap
         self.errors = ErrorOptions(w_fp, w_fn, threshold).checked()
-        if self.temperature > 1:
-            warnings.warn(
-                f"temperature: {self.temperature:g} with sigmoid scores turns distillation into background regression "
-                "(at 2 a typical background logit pulls 100 times harder than at 1); keep 1 unless the region holds "
-                "foreground only",
-                stacklevel=2,
-            )
+
+    def doubts(self) -> list[str]:
+        """Return what is doubtful about arguments that are allowed: a temperature above 1."""
+        if self.temperature <= 1:
+            return []
+        return [
+            f"temperature: {self.temperature:g} with sigmoid scores turns distillation into background regression (at "
+            "2 a typical background logit pulls 100 times harder than at 1); keep 1 unless the region holds "
+            "foreground only"
+        ]
 
     def forward(self, student: View, teacher: View, context: Context) -> Tensor:
         """Return the loss over the region of the context."""

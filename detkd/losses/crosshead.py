@@ -68,6 +68,9 @@ class CrossHead(DistillLoss):
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"logits", "boxes", "towers"})
+    alternative: ClassVar[str] = (
+        "set distill.terms.TERM.branches=[one2many], the head that every teacher has, or use distill=binary"
+    )
 
     def __init__(self, stage: int = 1, gamma: float = 1.0, box: float = 1.0, kind: str = "giou") -> None:
         super().__init__()

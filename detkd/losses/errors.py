@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from detkd.losses.checks import check_number
-from detkd.losses.regions import teacher_quality
+from detkd.losses.regions import teacher_quality, where_labelled
 from detkd.ops.boxes import iou
 from detkd.types import Assignment, HeadOutput
 
@@ -57,7 +57,7 @@ def error_weights(
         w_fn: Weight where an anchor is responsible for a labelled object and it does not say so; >= 0.
 
     Returns:
-        Constant, (B, A): `w_fp`, `w_fn`, or 1 where the two agree.
+        Constant, (B, A): `w_fp`, `w_fn`, or 1 where the two agree and in images that are not labelled.
     """
     quality = teacher_quality(teacher.logits)
     weights = torch.ones_like(quality)
@@ -65,8 +65,10 @@ def error_weights(
         return weights
     fires = quality > threshold
     if w_fp != 1:
-        weights = weights.masked_fill(without_object(teacher.boxes_xyxy, assignment, fires), w_fp)
-    return weights.masked_fill(assignment.foreground & ~fires, w_fn)
+        wrong = without_object(teacher.boxes_xyxy, assignment, fires)
+        weights = weights.masked_fill(wrong, w_fp)
+    weights = weights.masked_fill(assignment.foreground & ~fires, w_fn)
+    return where_labelled(weights, torch.ones_like(weights), assignment)
 
 
 class ErrorOptions(NamedTuple):

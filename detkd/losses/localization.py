@@ -12,7 +12,7 @@ from detkd.losses.base import DistillLoss, Region
 from detkd.losses.boxes import BoxOptions, Selection, select_boxes
 from detkd.losses.checks import check_number, check_same_shape
 from detkd.losses.errors import ErrorOptions
-from detkd.losses.regions import add_assigned, teacher_quality
+from detkd.losses.regions import add_assigned, teacher_quality, where_labelled
 from detkd.ops.boxes import pairwise_iou
 from detkd.ops.divergence import softmax_kl, widen
 from detkd.types import Context, Labels, View
@@ -128,11 +128,15 @@ def valuable_weights(
     `CANDIDATES` anchors of every level has a mean and a deviation; their sum t is the threshold of a positive. Anchors
     with a DIoU in [gamma t, t) are valuable and weigh their IoU with the object.
 
+    A tiny object overlaps a square by less than the distance takes away, so t is about 0 and the range may be empty.
+    An object smaller than the squares of the finest level then takes the nearest `CANDIDATES` anchors of that level.
+    For the weight, an object is at least as large as a cell of that level.
+
     Args:
         points: Centres of the anchors in pixels, (A, 2).
         strides: Pixels per cell, (A, 1).
         labels: The labelled objects of the batch.
-        gamma: Where the valuable range begins, as a share of t, in [0, 1].
+        gamma: Where the valuable range begins, as a share of t, in [0, 1]; 1 leaves none.
         size: Side of an anchor's square in cells, > 0.
 
     Returns:
@@ -141,25 +145,34 @@ def valuable_weights(
     References:
         Zheng et al., Localization Distillation for Dense Object Detection, CVPR 2022, section 3.3, algorithm 1.
         Zhang et al., ATSS, CVPR 2020, algorithm 1 (the threshold). arXiv:1912.02424
-        Differs from the papers: heads without anchor boxes have the squares; t is made of DIoU, as what it bounds.
+        Differs from the papers: heads without anchor boxes have the squares; t is made of DIoU, as what it bounds; no
+        tiny object is left without anchors.
     """
     points, strides = widen(points), widen(strides)
     squares = torch.cat((points - strides * size / 2, points + strides * size / 2), dim=-1)  # (A, 4)
-    levels = [(strides[:, 0] == stride).nonzero()[:, 0] for stride in strides.unique()]
+    levels = [(strides[:, 0] == stride).nonzero()[:, 0] for stride in strides.unique()]  # finest first
+    cell = float(strides.min())
     weights = points.new_zeros(len(labels.present), len(points))
     for image, present in enumerate(labels.present):
         objects = widen(labels.boxes_xyxy[image][present])  # (M, 4)
         if not len(objects):
             continue
-        diou, overlap = pairwise_diou(objects, squares)  # (M, A)
-        distance = torch.cdist((objects[:, :2] + objects[:, 2:]) / 2, points.to(objects))
+        diou, _ = pairwise_diou(objects, squares)  # (M, A)
+        centres = (objects[:, :2] + objects[:, 2:]) / 2
+        distance = torch.cdist(centres, points.to(objects))
         near = []
         for level in levels:
             nearest = distance[:, level].topk(min(CANDIDATES, len(level)), dim=1, largest=False).indices
-            near.append(diou[:, level].gather(1, nearest))
-        candidates = torch.cat(near, dim=1)
+            near.append(level[nearest])
+        candidates = diou.gather(1, torch.cat(near, dim=1))
         bound = candidates.mean(1, keepdim=True) + candidates.std(1, correction=0, keepdim=True)
-        valuable = (diou >= gamma * bound) & (diou < bound)
+        valuable = (diou >= gamma * bound) & (diou < bound)  # (M, A)
+        sides = objects[:, 2:] - objects[:, :2]
+        lost = ~valuable.any(1, keepdim=True) & (sides < size * cell).all(1, keepdim=True)
+        closest = torch.zeros_like(valuable).scatter_(1, near[0], gamma < 1)
+        valuable = torch.where(lost, closest, valuable)
+        half = sides.clamp(min=cell) / 2
+        overlap = pairwise_iou(torch.cat((centres - half, centres + half), dim=1), squares)
         weights[image] = (overlap * valuable).amax(0)
     return weights
 
@@ -167,8 +180,8 @@ def valuable_weights(
 class ValuableBoxes(Region):
     """The anchors assigned to labelled objects and the valuable ones around them; see `valuable_weights`.
 
-    Where labels are not known (a batch without them, or a source that does not keep them), each anchor counts as much
-    as the teacher's score there.
+    Where labels are not known (a batch or an image without them, or a source that does not keep them), each anchor
+    counts as much as the teacher's score there.
 
     Args:
         gamma: Where the valuable range begins, as a share of a positive's threshold, in [0, 1].
@@ -185,9 +198,9 @@ class ValuableBoxes(Region):
     def forward(self, student: View, teacher: View, context: Context) -> Tensor:
         """Return weights in [0, 1], (B, A)."""
         assignment = context.assignment
-        if assignment is None or assignment.labels is None:
-            weights = teacher_quality(teacher.head(context.branch).logits)
-        else:
-            points = widen(student.anchor_points) * widen(student.strides)
-            weights = valuable_weights(points, student.strides, assignment.labels, gamma=self.gamma, size=self.size)
+        weights = teacher_quality(teacher.head(context.branch).logits)
+        if assignment is not None and assignment.labels is not None:
+            points, labels = widen(student.anchor_points) * widen(student.strides), assignment.labels
+            valuable = valuable_weights(points, student.strides, labels, gamma=self.gamma, size=self.size)
+            weights = where_labelled(valuable, weights, assignment)
         return add_assigned(weights, assignment) if self.assigned else weights

@@ -65,12 +65,21 @@ def check_outputs(loss: DistillLoss, term: str, view: View, branch: Branch, role
     }
     missing = [name for name in sorted(loss.uses) if have.get(name) is None]
     if missing:
-        reason = "YOLO26 heads have no distance distribution" if "dist" in missing else "its source does not keep them"
-        instead = getattr(loss, "alternative", "") or f"choose another loss or another {role}"
+        instead = loss.alternative.replace("TERM", term) or f"choose another loss or another {role}"
         raise PairError(
             f"distill.terms.{term}: reads {', '.join(missing)}, which the {role}'s {branch} head does not give "
-            f"({reason}); {instead}"
+            f"({_reason(missing, view, head)}); {instead}"
         )
+
+
+def _reason(missing: Iterable[str], view: View, head: HeadOutput) -> str:
+    """Return why a head lacks these outputs."""
+    told = [why for name, why in (view.lost or {}).items() if name in missing]
+    if told:
+        return "; ".join(told)
+    if head.known is not None:
+        return "it is made of objects or of stored answers, not a head of its own"
+    return "YOLO26 heads have no distance distribution" if "dist" in missing else "its source does not keep them"
 
 
 def detach_view(view: View) -> View:
@@ -126,13 +135,22 @@ def known_classes(
         if part is None:
             kept[branch] = None
             continue
-        scores = part.scores[..., index]
-        excluded[branch] = part.foreground & (scores.sum(-1) == 0)
-        labels = part.labels
+        labels, owner = part.labels, part.classes
+        if owner is None:  # then only the targets tell, where the assigner left more than 0 of them
+            excluded[branch] = part.foreground & (part.scores[..., ~flags] > 0).any(-1)
+        else:
+            owner = owner.clamp(0, len(flags) - 1)
+            excluded[branch] = part.foreground & ~flags[owner]
+            owner = number[owner].clamp(min=0)
         if labels is not None:
             classes = labels.classes.clamp(min=0)
             labels = labels._replace(present=labels.present & flags[classes], classes=number[classes].clamp(min=0))
-        kept[branch] = part._replace(foreground=part.foreground & ~excluded[branch], scores=scores, labels=labels)
+        kept[branch] = part._replace(
+            foreground=part.foreground & ~excluded[branch],
+            scores=part.scores[..., index],
+            labels=labels,
+            classes=owner,
+        )
     return view(student), view(teacher), kept, excluded
 
 

@@ -11,7 +11,7 @@ from detkd.errors import ShapeError
 from detkd.losses.adapters import ADAPTERS, build_adapters, levels, standardise
 from detkd.losses.base import DistillLoss, Region
 from detkd.losses.checks import check_choice, check_number, check_same_shape
-from detkd.losses.regions import batch_mass, teacher_quality
+from detkd.losses.regions import batch_mass, teacher_quality, where_labelled
 from detkd.ops.anchors import split_levels
 from detkd.ops.boxes import pairwise_iou
 from detkd.ops.divergence import widen
@@ -89,8 +89,8 @@ def object_weights(
 class QualityGaussian(Region):
     """The cells where the teacher predicts the labelled objects best, highest in their midst; see `object_weights`.
 
-    For terms on answers and, through `RegionFeatures`, on feature maps. Where labels are not known (a batch without
-    them, or a source that does not keep them), each anchor counts as much as the teacher's score there.
+    For terms on answers and, through `RegionFeatures`, on feature maps. Where labels are not known (a batch or an image
+    without them, or a source that does not keep them), each anchor counts as much as the teacher's score there.
 
     Args:
         top: Cells per object; a whole number >= 1.
@@ -105,19 +105,21 @@ class QualityGaussian(Region):
 
     def forward(self, student: View, teacher: View, context: Context) -> Tensor:
         """Return weights in [0, 1], (B, A)."""
-        head = teacher.head(context.branch)
-        if context.assignment is None or context.assignment.labels is None:
-            return teacher_quality(head.logits)
-        points = widen(student.anchor_points) * widen(student.strides)
-        labels = context.assignment.labels
-        return object_weights(head, points, student.strides, labels, top=self.top, balance=self.balance)
+        head, assignment = teacher.head(context.branch), context.assignment
+        quality = teacher_quality(head.logits)
+        if assignment is None or assignment.labels is None:
+            return quality
+        points, labels = widen(student.anchor_points) * widen(student.strides), assignment.labels
+        weights = object_weights(head, points, student.strides, labels, top=self.top, balance=self.balance)
+        return where_labelled(weights, quality, assignment)
 
 
 def region_squares(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum over cells of the squared error between standardised maps, averaged over channels.
 
     Each channel of both sides gets mean 0 and variance 1 over images and cells; then
-    `sum over images and cells of w * mean over channels of (x_s - x_t)^2`. Divide it by a mass of the weights.
+    `sum over images and cells of w * mean over channels of (x_s - x_t)^2`. It grows with the weights and the batch: the
+    caller divides it.
 
     Args:
         student: Adapted student map, (B, K, H, W), any float dtype.
@@ -136,10 +138,12 @@ def region_squares(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
 
 
 class RegionFeatures(DistillLoss):
-    """Make the student's neck maps equal the teacher's where the region says: a weighted mean over cells and channels.
+    """Make the student's neck maps rise and fall with the teacher's where the region says; see `region_squares`.
 
     With `QualityGaussian` as the region this is the feature part of prediction-guided distillation. The sum of
-    `region_squares` over the levels is divided by the sum of the weights over the batch, at least 1.
+    `region_squares` over the levels is divided by one mass for all of them, the sum of the region's weights over the
+    batch: a weighted mean over the cells of all levels, or less than that where the weights sum to less than 1. Cells
+    of which the teacher says nothing (unknown anchors, objects of unknown classes) have weight 0 by then.
 
     Args:
         adapter: "always" (a 1x1 convolution per level) or "needed" (only where the widths differ).

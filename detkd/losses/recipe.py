@@ -3,7 +3,7 @@
 `L = alpha * L_det + (1 - alpha) * lambda * L_kd`, with
 `L_kd = schedule(progress) * sum over heads of head weight * sum over terms of factor * term weight * term`.
 The recipe returns `lambda * L_kd`; the caller knows L_det and applies alpha, then multiplies by the batch size. The
-factor is 1 until it is measured, one for all terms on answers and one for all terms on feature maps.
+factor is 1 until it is measured: one for the terms on the answers of each head, one for all terms on feature maps.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Recipe(nn.Module):
         self.terms = nn.ModuleDict({term.name: term.loss for term in terms})
         self.weights = {term.name: float(term.weight) for term in terms}
         self.branches = {term.name: term.branches or BRANCHES for term in terms}
-        self.groups = {term.name: term.group for term in terms}
+        self.groups = {(term.name, branch): term.group(branch) for term in terms for branch in BRANCHES}
         self.regions = nn.ModuleDict({term.name: term.region for term in terms if term.region is not None})
         self.schedules = {term.name: term.schedule for term in terms if term.schedule is not None}
         self.region = TeacherTop() if region is None else region
@@ -180,9 +180,10 @@ class Recipe(nn.Module):
                 self._loss(name).setup_towers({b: student[b] for b in heads}, {b: teacher[b] for b in heads})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take the state of a run that began when recipes had no factors: it goes on without any."""
+        """Take the state of a run that began when recipes had no factors, or fewer: they are measured anew."""
         for name in ("factors", "measured"):
-            state_dict.setdefault(f"{prefix}{name}", getattr(self, name))
+            if getattr(self, name).shape != state_dict.get(f"{prefix}{name}", torch.empty(0)).shape:
+                state_dict[f"{prefix}{name}"] = getattr(self, name)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
@@ -229,10 +230,8 @@ class Recipe(nn.Module):
 
     def total(self, compared: Compared) -> Tensor:
         """Return the sum of all groups, each times its factor."""
-        total = self.factors.new_zeros(())
-        for group, value in compared.groups.items():
-            total = total + self.factor(group) * value
-        return total
+        weighed = (self.factor(group) * value for group, value in compared.groups.items())
+        return sum(weighed, self.factors.new_zeros(()))
 
     def compare(
         self,
@@ -258,7 +257,7 @@ class Recipe(nn.Module):
         branches = self.paired(student.heads, teacher.heads)
         student, teacher, assignments, excluded = known_classes(student, detach_view(teacher), assignments)
         sides = (student, teacher)
-        compared = Compared({}, {}, {})
+        compared = Compared({}, {}, {}, {})
         for branch in branches:
             context = make_context(self.region, *sides, assignments.get(branch), branch, excluded)
             head_weight = self._head_weight(branch, native)
@@ -270,7 +269,8 @@ class Recipe(nn.Module):
                 here = context
                 if name in self.regions:
                     here = make_context(self.regions[name], *sides, assignments.get(branch), branch, excluded)
-                weight = self.kd_weight * self.strength(name, progress) * head_weight * self.weights[name]
+                full = self.kd_weight * self.weights[name]
+                weight = full * self.strength(name, progress) * head_weight
                 with torch.set_grad_enabled(weight > 0 and torch.is_grad_enabled()):
                     value = self.terms[name](student, teacher, here)
                 if value.ndim != 0:
@@ -278,9 +278,10 @@ class Recipe(nn.Module):
                 key = column(name, branch)
                 compared.items[key] = value.detach()
                 if weight > 0:
-                    group = self.groups[name]
+                    group = self.groups[name, branch]
                     compared.parts[key] = weight * value
                     compared.groups[group] = compared.groups.get(group, 0.0) + compared.parts[key]
+                    compared.full[group] = compared.full.get(group, 0.0) + full * value
         return compared
 
     def _loss(self, name: str) -> DistillLoss:

@@ -10,7 +10,16 @@ from detkd.losses.checks import check_number
 from detkd.ops.divergence import widen
 from detkd.types import Assignment, Context, View
 
-__all__ = ["Everywhere", "TeacherScore", "TeacherTop", "add_assigned", "batch_mass", "teacher_quality", "top_anchors"]
+__all__ = [
+    "Everywhere",
+    "TeacherScore",
+    "TeacherTop",
+    "add_assigned",
+    "batch_mass",
+    "teacher_quality",
+    "top_anchors",
+    "where_labelled",
+]
 
 
 def teacher_quality(logits: Tensor) -> Tensor:
@@ -40,6 +49,12 @@ def top_anchors(quality: Tensor, fraction: float) -> Tensor:
 def add_assigned(weights: Tensor, assignment: Assignment | None) -> Tensor:
     """Raise the weights of the anchors assigned to labelled objects to 1; the same weights without labels."""
     return weights if assignment is None else torch.maximum(weights, assignment.foreground.to(weights))
+
+
+def where_labelled(weights: Tensor, otherwise: Tensor, assignment: Assignment) -> Tensor:
+    """Take the first weights in labelled images and the second ones in the others; all (B, A)."""
+    labelled = assignment.labelled
+    return weights if labelled is None else torch.where(labelled[:, None], weights, otherwise)
 
 
 class Everywhere(Region):

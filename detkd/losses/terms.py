@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from detkd.losses.pairing import BRANCHES
 from detkd.losses.schedule import Schedule
 from detkd.types import Branch
 
-__all__ = ["Compared", "Term", "column", "make_term"]
+__all__ = ["Compared", "Term", "column", "make_term", "term_doubts"]
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,11 @@ class Term:
         if self.region is not None and not isinstance(self.region, Region):
             raise ConfigError(f"{key}.region: must be a Region, got {type(self.region).__name__}; give a _target_")
 
-    @property
-    def group(self) -> str:
-        """Return which gradient share it counts to: "features" for terms on feature maps, else "head"."""
-        return "features" if "feats" in self.loss.uses else "head"
+    def group(self, branch: Branch) -> str:
+        """Return which gradient share it counts to: "features" for terms on feature maps, else that of the head."""
+        if "feats" in self.loss.uses:
+            return "features"
+        return "head_o2o" if branch == "one2one" else "head"
 
 
 def make_term(name: str, parts: Mapping[str, object]) -> Term:
@@ -92,16 +93,32 @@ def make_term(name: str, parts: Mapping[str, object]) -> Term:
     )
 
 
+def term_doubts(terms: Iterable[tuple[str, nn.Module]]) -> list[str]:
+    """Return what is doubtful about the arguments of losses, each sentence beginning with its key.
+
+    Args:
+        terms: Name and loss of each term, `recipe.terms.items()`.
+    """
+    return [
+        f"distill.terms.{name}.loss.{text}"
+        for name, loss in terms
+        if isinstance(loss, DistillLoss)
+        for text in loss.doubts()
+    ]
+
+
 class Compared(NamedTuple):
     """What a recipe makes of one batch.
 
     Attributes:
         groups: Scalar per group of terms, with all weights but alpha and the group's factor.
+        full: The same without the weight of the head and without schedules, which leaves what calibration compares.
         items: The plain value of each term and head, detached and without any weight.
         parts: The same values with their graph and all weights but alpha and factor; those with weight 0 are missing.
     """
 
     groups: dict[str, Tensor]
+    full: dict[str, Tensor]
     items: dict[str, Tensor]
     parts: dict[str, Tensor]
 

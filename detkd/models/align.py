@@ -104,8 +104,11 @@ class Aligner:
         index = self._index[key]
         ratio = teacher.imgsz[0] / student.imgsz[0]
         heads = {branch: _select(head, index, ratio, student) for branch, head in teacher.heads.items()}
+        lost = teacher.lost
+        if any(head.dist is not None for head in teacher.heads.values()):
+            lost = {**(lost or {}), "dist": "it belongs to cells of another resolution; set teacher.imgsz to imgsz"}
         return teacher._replace(
-            heads=heads, anchor_points=student.anchor_points, strides=student.strides, imgsz=student.imgsz
+            heads=heads, anchor_points=student.anchor_points, strides=student.strides, imgsz=student.imgsz, lost=lost
         )
 
 

@@ -52,6 +52,13 @@ class CachedTeacher:
         self._decoder = ViewDecoder(self.layout)
         self._checked: set[tuple[tuple[int, int], int]] = set()
 
+    def silence(self, branch: str) -> str:
+        """Return why it has nothing to say to a head of a student."""
+        return (
+            f"the cache holds no answers for {branch}: not all of its teachers have that head, and objects depend on "
+            "the student of the moment (cache=none can teach by them)"
+        )
+
     def to(self, device: torch.device) -> CachedTeacher:
         """Return self; answers go where the student's anchors are."""
         return self

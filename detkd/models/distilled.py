@@ -155,14 +155,11 @@ class DistilledDetector(nn.Module):
         return total, {**items, **kd_items, "kd": kd.detach()}
 
     def _pull(self, compared: Compared, loss: Tensor, count: int) -> Pull:
-        """Measure how hard detection and distillation pull on this batch, with the weights they have in the sum."""
+        """Measure how hard detection and distillation pull on this batch, as if no head and no schedule faded."""
         alpha = self.recipe.alpha
-        groups = {
-            name: (1 - alpha) * count * self.recipe.factor(name) * value for name, value in compared.groups.items()
-        }
-        return measure_pull(
-            self.student_model, alpha * loss.sum(), groups, compared.parts if self.measure_parts else {}
-        )
+        groups = {name: (1 - alpha) * count * self.recipe.factor(name) * x for name, x in compared.full.items()}
+        parts = compared.parts if self.measure_parts else {}
+        return measure_pull(self.student_model, alpha * loss.sum(), native_weights(self.criterion), groups, parts)
 
     def fuse(self, verbose: bool = True, imgsz: int | list[int] = 640) -> nn.Module:
         """Return the student, fused for inference."""
@@ -217,33 +214,45 @@ def _labels_of(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
 def _check_finite(compared: Compared, loss: Tensor) -> None:
     """Stop before a step that would ruin the weights, where distillation is to blame for it.
 
+    Terms that have no weight at this moment are in no sum, so what they say ruins nothing.
+
     Raises:
         ModelError: Naming the terms and what to do.
     """
-    values = list(compared.items.values())
-    if not values or bool(torch.stack(values).isfinite().all()) or not bool(loss.detach().isfinite().all()):
+    values = {name: value.detach() for name, value in compared.parts.items()}
+    if (
+        not values
+        or bool(torch.stack(list(values.values())).isfinite().all())
+        or not bool(loss.detach().isfinite().all())
+    ):
         return
-    bad = [name for name, value in compared.items.items() if not bool(value.isfinite())]
+    bad = [name for name, value in values.items() if not bool(value.isfinite())]
     raise ModelError(
         f"distill.terms: {', '.join(bad)} became infinite or not a number while the detection loss is finite; lower "
-        "trainer.lr0 or distill.lambda, train with trainer.amp=false, or leave the term out (~distill.terms.NAME)"
+        "trainer.lr0 or, with calibration, distill.calibrate.head / features (else distill.lambda), train with "
+        "trainer.amp=false, or leave the term out (~distill.terms.NAME)"
     )
 
 
 def _spread(part: Assignment, rows: Tensor, images: int) -> Assignment:
-    """Put the assignment of some images back at their places in the batch; the others have no foreground."""
+    """Put the assignment of some images back at their places in the batch; the others are not labelled."""
 
     def place(x: Tensor) -> Tensor:
         return x.new_zeros(images, *x.shape[1:]).index_copy_(0, rows, x)
 
-    labels = None if part.labels is None else Labels(*(place(x) for x in part.labels))
-    return Assignment(place(part.foreground), place(part.scores), place(part.boxes_xyxy), labels)
+    return _each(part, place)._replace(labelled=place(torch.ones_like(rows, dtype=torch.bool)))
 
 
 def _pick_labels(part: Assignment, rows: Tensor) -> Assignment:
     """Keep the assignment of these images."""
-    labels = None if part.labels is None else Labels(*(x[rows] for x in part.labels))
-    return Assignment(part.foreground[rows], part.scores[rows], part.boxes_xyxy[rows], labels)
+    return _each(part, lambda x: x[rows])
+
+
+def _each(part: Assignment, change: Callable[[Tensor], Tensor]) -> Assignment:
+    """Change every tensor of an assignment."""
+    labels = None if part.labels is None else Labels(*(change(x) for x in part.labels))
+    classes, labelled = (None if x is None else change(x) for x in (part.classes, part.labelled))
+    return Assignment(change(part.foreground), change(part.scores), change(part.boxes_xyxy), labels, classes, labelled)
 
 
 def _pick(view: View, rows: Tensor) -> View:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from detkd.errors import ConfigError, PairError
 from detkd.models.classmap import UNKNOWN
-from detkd.models.teacher import LiveTeacher
+from detkd.models.teacher import OBJECTS_HINT, LiveTeacher
 from detkd.ops.anchors import distances_to_boxes
 from detkd.types import HeadOutput, View
 
@@ -163,7 +163,14 @@ class EnsembleTeacher:
             weights = list(compress(self._weights, has))
             merged = merge_heads(said, weights, first.anchor_points, first.strides)
             heads[branch] = merged._replace(classes=self._known)
-        return first._replace(heads=heads)
+        lost = {"dist": "the answers of several teachers are averaged, which leaves no distance distribution"}
+        return first._replace(heads=heads, lost=lost)
+
+    def silence(self, branch: str) -> str:
+        """Return why they have nothing to say to a head of a student."""
+        if not any(member.teaches(branch) for member in self._members):
+            return self._members[0].silence(branch)
+        return "the teachers that answer for it don't know every class that the others know" + OBJECTS_HINT
 
 
 def _union(members: Sequence[LiveTeacher]) -> list[bool]:

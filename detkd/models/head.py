@@ -177,10 +177,10 @@ class AssignmentRecorder:
     def _keep(
         self, branch: Branch, _module: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
     ) -> None:
-        _, boxes, scores, foreground, _ = outputs
+        classes, boxes, scores, foreground, _ = outputs
         number, corners, there = inputs[3:6]  # (B, M, 1), (B, M, 4) in pixels, (B, M, 1); M may be 0
         labels = Labels(corners.float(), number[..., 0].long(), there[..., 0].bool())
-        self._last[branch] = Assignment(foreground.bool(), scores.float(), boxes.float(), labels)
+        self._last[branch] = Assignment(foreground.bool(), scores.float(), boxes.float(), labels, classes.long())
 
     def take(self) -> dict[Branch, Assignment]:
         """Return the assignments since the last call and forget them."""

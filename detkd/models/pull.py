@@ -13,8 +13,9 @@ from ultralytics.nn.tasks import DetectionModel
 
 from detkd.losses.balance import gradient_norm
 from detkd.models.weights import detect_head
+from detkd.types import Branch
 
-__all__ = ["Pull", "measure_pull", "shared_parameters"]
+__all__ = ["Pull", "common_parameters", "measure_pull"]
 
 _LIFT = 1024.0
 """Gradients of half-precision activations vanish below 6e-8; both sides of a share are lifted by this factor."""
@@ -24,51 +25,75 @@ class Pull(NamedTuple):
     """Norms of gradients on one batch.
 
     Attributes:
-        task: Of the detection loss, on the parameters that feed the heads.
+        tasks: Of the detection loss for each group of terms, on the parameters that both reach, at the head's full
+            weight.
         groups: Of each group of distillation terms, likewise.
         parts: Of each term of each head, on those parameters and the heads' own.
         values: The terms themselves, with the weights they were measured with.
     """
 
-    task: float
+    tasks: dict[str, float]
     groups: dict[str, float]
     parts: dict[str, float]
     values: dict[str, float]
 
     def share(self, group: str) -> float:
-        """Return the pull of a group in relation to that of the detection loss; 0 where there is nothing to compare."""
-        return self.groups.get(group, 0.0) / self.task if self.task > 0 else 0.0
+        """Return the pull of a group in relation to that of the labels; 0 where there is nothing to compare."""
+        task = self.tasks.get(group, 0.0)
+        return self.groups.get(group, 0.0) / task if task > 0 else 0.0
 
 
-def shared_parameters(student: DetectionModel) -> list[nn.Parameter]:
-    """Return the parameters of the layers that feed the heads: the last that all losses reach, and cheap to reach."""
+def common_parameters(student: DetectionModel) -> dict[str, list[nn.Parameter]]:
+    """Return for each group of terms the last parameters that these terms and the labels both reach.
+
+    The layers that feed the heads; where those are frozen, the one2many head itself. The one2one head of YOLO26
+    sits on detached features and pulls nothing but itself.
+    """
     head = detect_head(student, key="student", source="the student")
     layers: nn.Sequential = student.model
-    feeding = [int(index) for index in head.f]
-    return [p for index in feeding for p in layers[index].parameters() if p.requires_grad]
+    feeding = [p for index in head.f for p in layers[int(index)].parameters() if p.requires_grad]
+    towers = {
+        prefix: [p for part in ("cv2", "cv3") for p in _trained(getattr(head, f"{prefix}{part}", None))]
+        for prefix in ("", "one2one_")
+    }
+    return {"head": feeding or towers[""], "head_o2o": towers["one2one_"], "features": feeding}
+
+
+def _trained(module: nn.Module | None) -> list[nn.Parameter]:
+    return [] if module is None else [p for p in module.parameters() if p.requires_grad]
 
 
 def measure_pull(
-    student: DetectionModel, task: Tensor, groups: Mapping[str, Tensor], parts: Mapping[str, Tensor]
+    student: DetectionModel,
+    task: Tensor,
+    native: Mapping[Branch, float],
+    groups: Mapping[str, Tensor],
+    parts: Mapping[str, Tensor],
 ) -> Pull:
     """Measure without touching `.grad`, the graph or random numbers.
-
-    The one2one head of YOLO26 sits on detached features: its terms pull nothing but the head itself, so they count in
-    `parts` and not in `groups`.
 
     Args:
         student: The network.
         task: Detection loss with its final weight, scalar.
-        groups: Distillation per group with its final weight, scalars.
+        native: Weight of each head in it.
+        groups: Distillation per group at full weight, scalars.
         parts: Single terms, scalars with any weight.
     """
-    shared = shared_parameters(student)
+    common = common_parameters(student)
     head = detect_head(student, key="student", source="the student")
-    everything = [*shared, *(p for p in head.parameters() if p.requires_grad)]
+    everything = [*common["features"], *_trained(head)]
     scale = _LIFT if torch.is_autocast_enabled(task.device.type) else 1.0
+    tasks: dict[str, float] = {}
+    for name in groups:
+        weight = native.get("one2one" if name == "head_o2o" else "one2many", 0.0)
+        same = next((done for done in tasks if common[done] is common[name]), None)
+        if same is not None:  # a backward pass less
+            tasks[name] = tasks[same]
+        else:
+            tasks[name] = gradient_norm(task * scale, common[name]) / scale / weight if weight > 0 else 0.0
     return Pull(
-        gradient_norm(task * scale, shared) / scale,
-        {name: gradient_norm(value * scale, shared) / scale for name, value in groups.items()},
+        tasks,
+        {name: gradient_norm(value * scale, common[name]) / scale for name, value in groups.items()},
         {name: gradient_norm(value * scale, everything) / scale for name, value in parts.items()},
         {name: float(value.detach()) for name, value in parts.items()},
     )

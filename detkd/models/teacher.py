@@ -22,7 +22,11 @@ from detkd.models.weights import detect_head, load_detector, model_names
 from detkd.progress import console
 from detkd.types import HeadOutput, View
 
-__all__ = ["LiveTeacher", "TeacherSource"]
+__all__ = ["OBJECTS_HINT", "LiveTeacher", "TeacherSource"]
+
+OBJECTS_HINT = (
+    " (teacher.nms_conf=0.05 lets a teacher without that head teach it by objects, where a loss can use them)"
+)
 
 
 class TeacherSource(Protocol):
@@ -30,7 +34,7 @@ class TeacherSource(Protocol):
 
     A source whose work depends on what is read has two more attributes: `wants`, the names of the outputs that some
     loss reads (`Recipe.uses`; None, its first value, stands for all but the towers), and `stage`, after which stage of
-    the towers their maps are read.
+    the towers their maps are read. One that may lack a head has a method `silence(branch)` that says why.
     """
 
     def answer(self, batch: Mapping[str, Any], student: View) -> View:
@@ -145,6 +149,10 @@ class LiveTeacher:
     def teaches(self, branch: str) -> bool:
         """Whether it has something to say to this head of a student, by its own head or by objects."""
         return branch in self.branches or (branch == "one2one" and self._nms is not None)
+
+    def silence(self, branch: str) -> str:
+        """Return why it has nothing to say to a head of a student."""
+        return f"the teacher has no {branch} head{OBJECTS_HINT}"
 
     @property
     def classes(self) -> Tensor | None:

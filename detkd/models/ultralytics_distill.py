@@ -38,8 +38,9 @@ class UltralyticsFeatures(DistillLoss):
     `location_scores` and phi two 1x1 convolutions with a ReLU between them. Their factor `dis` is the weight of the
     term. Values are in the teacher's own feature scale: neither standardised nor 0 for equal networks.
 
-    Their total is `L_det + dis * L`. A recipe with alpha 1/2 gives half of that, which is the same to optimizers that
-    ignore a common factor (AdamW), but halves the step of SGD unless the learning rate is doubled.
+    Their total is `L_det + dis * L`. A recipe with alpha 1/2 gives half of that. Optimizers that divide a gradient by
+    its size (AdamW) hardly notice: only the clipping of large gradients and their epsilon do. It halves the step of
+    SGD, and in part of MuSGD, unless the learning rate is doubled.
 
     Differs from theirs: a_x looks at the classes of the data only, not at others the teacher may have; the projector
     computes in float32 under mixed precision.

@@ -16,8 +16,8 @@ import detkd.environment as environment
 
 # isort: split
 import torch
-import yaml
 from torch import nn
+from ultralytics.nn import tasks
 from ultralytics.nn.modules.head import Detect, RTDETRDecoder
 from ultralytics.nn.tasks import DetectionModel, _SafeLoad, load_checkpoint, yaml_model_load
 from ultralytics.utils import LOGGER, SETTINGS
@@ -27,6 +27,7 @@ from detkd.errors import ModelError
 from detkd.io import read_json
 from detkd.models.slicing import slice_weights
 from detkd.progress import console
+from detkd.runs import read_config
 
 __all__ = [
     "build_detector",
@@ -63,6 +64,8 @@ def resolve(value: str | Path, *, key: str) -> Path:
         ModelError: If nothing can be found or downloaded.
     """
     text = str(value)
+    if "://" in text:
+        raise ModelError(f"{key}: {text} is an address; download the file yourself and give its path")
     path = Path(text).expanduser()
     if path.is_dir():
         if (weights := _run_weights(path, key)) is not None:
@@ -100,10 +103,16 @@ def _run_weights(folder: Path, key: str) -> Path | None:
     if not (folder / "run.json").is_file():
         plain = folder / "last.pt"
         return plain if plain.is_file() else None
-    if read_json(folder / "run.json").get("status") != "done" and not (folder / "outcome.json").is_file():
+    record = read_json(folder / "run.json")
+    if not isinstance(record, dict):
+        raise ModelError(f"{key}: {folder / 'run.json'} is damaged; name a .pt file in the folder")
+    if record.get("status") != "done" and not (folder / "outcome.json").is_file():
         raise ModelError(f"{key}: the run in {folder} is not finished; resume it, or name a .pt file in it")
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
-    return folder / "weights" / f"{config.get('checkpoint') or 'last'}.pt"
+    chosen = read_config(folder, key).get("checkpoint")
+    weights = folder / "weights" / ("best.pt" if chosen == "best" else "last.pt")
+    if not weights.is_file():
+        raise ModelError(f"{key}: no weights in the run folder {folder} ({weights.name}); name a .pt file")
+    return weights
 
 
 def _download_help(name: str) -> str:
@@ -128,6 +137,7 @@ def load_detector(value: str | Path, *, key: str, rtdetr: bool = False) -> Detec
         raise ModelError(
             f"{key}: this torch can't load checkpoints safely; upgrade torch, or set trust=true to load anyway"
         )
+    _guard()
     try:
         with quiet():
             model, _ = load_checkpoint(path)
@@ -145,6 +155,11 @@ def load_detector(value: str | Path, *, key: str, rtdetr: bool = False) -> Detec
     if not (rtdetr and is_rtdetr(model)):
         detect_head(model, key=key, source=str(path))
     return model
+
+
+def _guard() -> None:
+    """Turn the allow-list on where Ultralytics was imported before `detkd.environment` could ask for it."""
+    tasks.SAFE_LOAD = not environment.trusted()
 
 
 def is_rtdetr(model: nn.Module) -> bool:
@@ -168,7 +183,10 @@ def detect_head(model: nn.Module, *, key: str, source: str) -> Detect:
     head = layers[-1] if isinstance(layers, nn.Sequential) and len(layers) else None
     if type(head) is not Detect:
         kind = type(head).__name__ if head is not None else type(model).__name__
-        raise ModelError(f"{key}: {source} ends in {kind}, not in a Detect head; choose a YOLO detection model")
+        raise ModelError(
+            f"{key}: {source} ends in {kind}, not in a Detect head; choose a YOLO detection model such as yolo26n.pt "
+            "(segmentation, pose, oriented boxes, classification and YOLO-World are not supported)"
+        )
     return head
 
 
@@ -212,10 +230,15 @@ def build_detector(
             )
         config = deepcopy(weights.yaml)
     else:
-        with quiet():
-            config = yaml_model_load(str(path))
+        try:
+            with quiet():
+                config = yaml_model_load(str(path))
+        except Exception as err:  # the parser's errors and Ultralytics' own
+            reason = " ".join(str(err).split())[:160]
+            raise ModelError(f"{key}: {path} is no model YAML ({type(err).__name__}: {reason})") from err
         if scale:
             config = {**config, "scale": "n", "scales": {"n": [scale["depth"], scale["width"], scale["max_channels"]]}}
+    _guard()  # of a model YAML too: its `activation` would be evaluated
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         try:

@@ -79,6 +79,7 @@ def leaderboard_csv(board: Leaderboard) -> str:
         numbers.append(board.adjusted.get((side.name, "AP")))
         verdict = contrast.verdict if contrast else "reference"
         lines.append([place, csv_text(side.name), *map(_number, numbers), verdict])
+    lines += [["", csv_text(name), *[""] * (len(head) - 3), f"failed: {reason}"] for name, reason in board.failed]
     return _csv(lines)
 
 

@@ -40,6 +40,7 @@ class Leaderboard:
         adjusted: Name and number to Benjamini-Hochberg's p over the other detectors.
         notes: What makes the comparison weaker than it looks.
         created: When it was made, ISO 8601.
+        failed: Name and one-line reason of runs that have no result.
     """
 
     sides: tuple[Side, ...]
@@ -48,6 +49,7 @@ class Leaderboard:
     adjusted: dict[tuple[str, str], float | None]
     notes: tuple[Note, ...]
     created: str
+    failed: tuple[tuple[str, str], ...] = ()
 
     def contrast(self, name: str, key: str = "AP") -> Contrast | None:
         """Return a detector's difference from the reference, None for the reference itself."""
@@ -67,6 +69,7 @@ class Leaderboard:
                 "title": f"{len(self.sides)} detectors against {self.reference.name}",
                 "reference": self.reference.name,
                 "entries": [self._entry(place, side) for place, side in enumerate(self.sides, start=1)],
+                "failed": [{"name": name, "reason": reason} for name, reason in self.failed],
                 "per_class": [
                     {
                         "class": name,

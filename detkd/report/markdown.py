@@ -59,6 +59,7 @@ def leaderboard_markdown(board: Leaderboard) -> str:
             line += [signed_points(contrast.delta), format_interval(contrast.low, contrast.high)]
             line += ["-" if adjusted is None else f"{adjusted:.3g}", contrast.verdict]
         lines.append(line)
+    lines += [["-", _cell(name), *["-"] * 6, _cell(f"failed: {reason}")] for name, reason in board.failed]
     parts = [f"# {len(board.sides)} detectors against {_cell(board.reference.name)}", _table(head, lines)]
     return "\n\n".join([*parts, *_cost(board.sides), *_notes(board.notes, board.study.notes)]) + "\n"
 

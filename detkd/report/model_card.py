@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from detkd.errors import DataError, ModelError
+from detkd.errors import ConfigError, DataError, ModelError
 from detkd.evaluation.tables import COST_COLUMNS, cost_cells
 from detkd.io import read_json, write_text
 from detkd.report.card_facts import config_text, measured_on, per_class_rows, result_rows, shorten, use_facts
+from detkd.runs import read_config
 
 __all__ = ["CARD_FILE", "card_for", "model_card", "read_run", "training_run", "write_card"]
 
@@ -37,9 +37,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     try:
-        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        found["config"] = content if isinstance(content, dict) else None
-    except (OSError, yaml.YAMLError):
+        found["config"] = read_config(folder)
+    except ConfigError:
         found["config"] = None
     names = {"run": "run", "outcome": "outcome", "metrics": "metrics", "comparison": "compare", "data": "skipped"}
     for key, name in names.items():

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from detkd.data.files import is_file
 from detkd.evaluation.inputs import GroundTruth
 from detkd.evaluation.matching import Matches
 from detkd.evaluation.side import Run
@@ -39,7 +40,7 @@ def locate(record: Mapping[str, Any], source: str, images: str | Path | None = N
     folder = Path(source).parent
     places = [] if images is None else [Path(images) / name, Path(images) / name.name]
     places += [base / name for base in (folder, folder / "images", folder.parent, folder.parent / "images")]
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if is_file(place)), None)
 
 
 def read_picture(path: Path) -> np.ndarray | None:

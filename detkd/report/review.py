@@ -52,7 +52,7 @@ def write_review(folder: str | Path, *, images: int = 200, side: int = 960) -> P
         there = _pictures(shown, target / _PICTURES, side)
         page = _entries(content, facts, shown, there)
         summary = _summary(content, facts)
-    except (KeyError, TypeError, AttributeError) as err:
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise DataError(
             f"{target / 'annotations.json'}: not labels made by detkd pseudolabel ({err!r}); form it anew"
         ) from err
@@ -70,7 +70,7 @@ def _pictures(images: Sequence[Mapping[str, Any]], folder: Path, side: int) -> l
     """Write a picture of each image; return the names, None where an image can't be read."""
 
     def write(image: Mapping[str, Any]) -> str | None:
-        source, made = Path(image["file_name"]), folder / f"{image['id']}-{side}.jpg"
+        source, made = Path(image["file_name"]), folder / f"{int(image['id'])}-{side}.jpg"
         try:
             if made.is_file() and made.stat().st_mtime >= source.stat().st_mtime:
                 return made.name

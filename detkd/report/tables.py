@@ -131,4 +131,6 @@ def leaderboard_view(board: Leaderboard) -> RenderableType:
             cells = [Text(signed_points(contrast.delta), style=style), interval, Text(contrast.verdict, style=style)]
         numbers = [format_points(side.number("AP")), own, format_points(side.number("AP50"))]
         table.add_row(str(place), Text(side.name), *numbers, *cells)
+    for name, reason in board.failed:
+        table.add_row("-", Text(name), *["-"] * 5, Text(f"failed: {reason}", style="red"))
     return Group(table, *_notes(board.notes, board.study.notes))

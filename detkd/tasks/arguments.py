@@ -2,52 +2,77 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from detkd.config import build
 from detkd.errors import ConfigError
+from detkd.ranks import launched, local_rank, local_size
 
-__all__ = ["albumentations_list", "pick_device", "ultralytics_arguments"]
+__all__ = ["albumentations_list", "list_devices", "pick_device", "ultralytics_arguments"]
+
+
+def list_devices(value: object) -> list[str]:
+    """Return the devices that the key `device` names, as written; whether they are there is asked by `pick_device`.
+
+    Raises:
+        ConfigError: If it names none, or one twice.
+    """
+    text = str(value).strip().lower()
+    if text in {"auto", "mps"}:
+        return [text]
+    parts = [part.strip().strip("'\"") for part in text.removeprefix("cuda:").strip("[]").split(",")]
+    if not all(part == "cpu" for part in parts) and not all(part.isdigit() for part in parts):
+        raise ConfigError(f"device: must be auto, cpu, mps or GPU numbers such as 0 or 0,1, got {value!r}")
+    if parts[0] != "cpu" and len(set(parts)) < len(parts):
+        raise ConfigError(f"device: names a GPU twice, got {value!r}; name each once")
+    return parts
 
 
 def pick_device(value: object, *, ranks: bool = False) -> str:
-    """Return the device as Ultralytics writes it; `auto` takes the first GPU, else the CPU.
+    """Return the device of this process as Ultralytics writes it; `auto` takes the first GPU, else the CPU.
 
     Args:
         value: The key `device`.
-        ranks: Whether several processes may share the work; `auto` then gives each a GPU of its own.
+        ranks: Whether several processes may share the work; each takes a device of its own.
 
     Raises:
         ConfigError: If there is no such device.
     """
     import torch
 
-    if int(os.environ.get("RANK", "-1")) != -1 and not ranks:
-        raise ConfigError("device: distributed launchers are not supported yet; unset RANK and name one device")
-    text = str(value).strip().lower()
+    if launched() and not ranks:
+        raise ConfigError(
+            "device: torchrun is for detkd train, distill and cache build; run this without it (RANK is set)"
+        )
+    parts = list_devices(value)
     count = torch.cuda.device_count()
-    if text == "auto":
-        return str(int(os.environ.get("LOCAL_RANK", "0")) % count) if count else "cpu"
-    if text in {"cpu", "mps"}:
-        if text == "mps" and not torch.backends.mps.is_available():
+    if parts == ["auto"]:
+        return str(local_rank() % count) if count else "cpu"
+    if parts == ["mps"]:
+        if not torch.backends.mps.is_available():
             raise ConfigError("device: this machine has no MPS device; use device=cpu")
-        return text
-    indices = [part.strip() for part in text.removeprefix("cuda:").strip("[]").split(",")]
-    if not all(part.isdigit() for part in indices):
-        raise ConfigError(f"device: must be auto, cpu, mps or GPU numbers such as 0 or 0,1, got {value!r}")
-    missing = [part for part in indices if int(part) >= count]
+        return "mps"
+    missing = [part for part in parts if part.isdigit() and int(part) >= count]
     if missing:
         raise ConfigError(
             f"device: no GPU {', '.join(missing)}, this machine has {count}; use device=cpu or device=auto"
         )
-    if len(indices) > 1:
+    if parts == ["cpu"]:
+        return "cpu"
+    if launched():
+        if local_rank() >= len(parts):
+            raise ConfigError(
+                f"device: {local_size()} processes on this machine, but devices for {len(parts)}, got {value!r}; name "
+                "one each, or use device=auto"
+            )
+        return parts[local_rank()]
+    if len(parts) > 1:
         raise ConfigError(
-            f"device: training on several devices is not supported yet, got {value!r}; name one, e.g. device=0"
+            f"device: only detkd train and distill start on several devices, got {value!r}; name one, e.g. device=0"
         )
-    return indices[0]
+    return parts[0]
 
 
 def albumentations_list(node: Mapping[str, Any] | None, plugins: tuple[str, ...] = ()) -> list[dict[str, Any]]:

@@ -104,27 +104,36 @@ def check_terms(config: Mapping[str, Any]) -> None:
 
 
 def check_region(config: Mapping[str, Any], layout: Any) -> None:
-    """Refuse to store fewer anchors than the recipe looks at.
+    """Refuse to store fewer anchors than the recipe looks at, in its own region or in one of a term.
 
     Raises:
-        ConfigError: Naming the number needed.
+        ConfigError: Naming each region and the number needed.
     """
     from detkd.losses.regions import TeacherTop
     from detkd.tasks.recipes import make_recipe
 
     if layout.k is None:
         return
-    region = make_recipe(config.get("distill") or {}, tuple(config.get("plugins") or ())).region
-    if not isinstance(region, TeacherTop):
-        console.print(
-            f"cache: {type(region).__name__} looks at more than the {layout.k} anchors of each view that are stored; "
-            "the others teach nothing (cache.k=all stores them)"
-        )
-    elif (needed := round(region.fraction * layout.anchors)) > layout.k:
-        raise ConfigError(
-            f"cache.k: stores {layout.k} anchors, distill.region.fraction={region.fraction:g} looks at {needed} of "
-            f"{layout.anchors}; use cache.k={needed} or more"
-        )
+    recipe = make_recipe(config.get("distill") or {}, tuple(config.get("plugins") or ()))
+    regions = {f"distill.terms.{name}.region": region for name, region in recipe.regions.items()}
+    if len(regions) < len(recipe.terms) or not regions:
+        regions = {"distill.region": recipe.region, **regions}
+    problems = [
+        f"cache.k: stores {layout.k} anchors, {key}.fraction={region.fraction:g} looks at {needed} of "
+        f"{layout.anchors}; use cache.k={needed} or more"
+        for key, region in regions.items()
+        if isinstance(region, TeacherTop) and (needed := round(region.fraction * layout.anchors)) > layout.k
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    for key, region in regions.items():
+        if not isinstance(region, TeacherTop):
+            console.print(
+                f"cache: {key} ({type(region).__name__}) may look at more than the {layout.k} anchors of each view "
+                "that are stored; the others teach nothing (cache.k=all stores them)",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def number_or_all(node: Mapping[str, Any], key: str, most: int) -> int | None:
@@ -165,7 +174,7 @@ class ViewWork:
         distillation = Distillation(source=self.live, recipe=_no_recipe, imgsz=self.teacher_imgsz)
         self.run = make_plan(
             {**config, "load_imgsz": load}, config["student"], spec, Path("runs"),
-            distillation=distillation, views=count, augment_seed=self.seed, ranks=True,
+            distillation=distillation, views=count, augment_seed=self.seed, shared=True,
         )  # fmt: skip
         student = build_detector(self.run.student, spec.names, key="student", scale=self.run.scale)
         head: Any = detect_head(student, key="student", source="the student")

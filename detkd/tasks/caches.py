@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from detkd import ranks
 from detkd.caching.catalog import find_caches, touch_used
 from detkd.caching.engine import Engine
 from detkd.caching.fingerprint import check_fingerprint, differences, digest, plain
@@ -95,12 +95,21 @@ def _prepare(config: Mapping[str, Any], spec: DataSpec, check: bool) -> Prepared
         expected=len(work.keys),
         facts={**work.facts, "environment": environment_record(), "config": _plain(config)},
     )
+    if ranks.launched():
+        from detkd.training import group
+
+        if not group.same(manifest.created):
+            raise ConfigError(
+                f"cache.path: {folder} is another folder on each machine, so none would ever have all records; name "
+                "one that all of them share"
+            )
     seconds = 0.0
     if not manifest.complete:
         seconds = _build(work, folder, device, engine)
-    touch_used(folder)
+    if ranks.first():
+        touch_used(folder)
     reader = CacheReader(folder)
-    if check and int(node.get("check") or 0) > 0 and seconds == 0.0:
+    if check and ranks.first() and int(node.get("check") or 0) > 0 and seconds == 0.0:
         _check(work, reader, int(node["check"]), device)
     built = reader.manifest
     facts = {
@@ -157,7 +166,7 @@ def _folder(node: Mapping[str, Any], name: str, fingerprint: Mapping[str, Any]) 
 
 
 def _build(work: Any, folder: Path, device: str, engine: Engine) -> float:
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world_size = ranks.rank(), ranks.world_size()
     with CacheWriter(folder, rank=rank, world_size=world_size) as writer:
         mine = work.keys[rank::world_size]
         left = writer.missing(mine)

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from detkd import ranks
 from detkd.data.coco import to_coco
 from detkd.data.load import load_data, summary_table, write_report
 from detkd.data.noise import hurry
@@ -46,7 +47,7 @@ def get_data(node: Mapping[str, Any], folder: Path | None = None) -> DataSpec:
     """
     from detkd.models.datasets import ultralytics_dataset
 
-    source = {key: value for key, value in node.items() if key not in {"train_images", "labelled"}}
+    source = {key: value for key, value in node.items() if key not in {"train_images", "labelled", "use_test"}}
     if source.get("format") == "toy":
         drawn = draw_toy(
             source["path"],
@@ -63,6 +64,8 @@ def get_data(node: Mapping[str, Any], folder: Path | None = None) -> DataSpec:
             f"{key} {value}" for key, value in node["label_noise"].items()
         )
         spec = replace(spec, splits={**spec.splits, "train": train}, notes=(*spec.notes, note))
+    if node.get("use_test") is False and "test" in spec.splits:
+        spec = replace(spec, splits={name: part for name, part in spec.splits.items() if name != "test"})
     console.print(summary_table(spec))
     for note in spec.notes:
         console.print(f"[dim]{note}[/dim]")
@@ -124,21 +127,30 @@ class Trained:
 def train_once(
     plan: Any, *, checkpoint: str = "last", verbose: bool = False, loggers: Sequence[str] | None = None
 ) -> Trained:
-    """Train according to a plan, or return what an earlier, finished attempt in the same folder made."""
+    """Train according to a plan, or return what an earlier, finished attempt in the same folder made.
+
+    Where several processes share the training all of them call this, and the first one looks and writes.
+    """
     from detkd.models.weights import quiet
+    from detkd.training import group
     from detkd.training.integrations import switched
-    from detkd.training.run import run_training
+    from detkd.training.run import run_training, settle
 
     folder: Path = plan.folder
     weights = folder / "weights" / f"{checkpoint}.pt"
     done = folder / "outcome.json"
-    if not plan.resume:
+    if not plan.resume and ranks.first():
         for left in (done, folder / "resume.pt"):
             left.unlink(missing_ok=True)
-    if not done.is_file():
+    settle(plan)
+    outcome: dict[str, Any] | None = group.share(lambda: read_json(done) if done.is_file() else None)
+    if outcome is None:
         with quiet(20 if verbose else 40), switched(loggers):
-            write_json(done, asdict(run_training(plan)))
-    return Trained(folder, weights, read_json(done))
+            outcome = asdict(run_training(plan))
+        if ranks.first():
+            write_json(done, outcome)
+            outcome = read_json(done)
+    return Trained(folder, weights, outcome)
 
 
 def evaluate_weights(

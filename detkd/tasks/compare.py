@@ -23,6 +23,7 @@ from detkd.statistics.records import Settings
 from detkd.tasks.entries import Sources
 from detkd.tasks.loggers import check_loggers, log_numbers
 from detkd.tasks.results import CompareResult
+from detkd.tasks.sweep import Entries, entries, is_sweep
 
 __all__ = ["check_report", "compare_models", "picture_settings", "report_settings", "slice_fields", "write_report"]
 
@@ -86,10 +87,14 @@ def compare_models(config: dict[str, Any]) -> CompareResult:
 
 
 def _leaderboard(config: Mapping[str, Any], settings: Settings, folder: Path, loggers: Sequence[str]) -> CompareResult:
-    """Rank the entries of `runs`, a list or a dictionary of names."""
+    """Rank the entries of `runs`, a list, a dictionary of names or the folder of a sweep."""
     runs = config["runs"]
+    swept = entries(runs) if is_sweep(runs) else Entries({}, None, ())
+    runs = swept.runs or runs
     if not isinstance(runs, (list, tuple, Mapping)):
-        raise ConfigError(f"runs: must be a list or names with values, got {runs}; write runs=[runs/a,runs/b]")
+        raise ConfigError(
+            f"runs: must be a list, names with values or the folder of a sweep, got {runs}; write runs=[runs/a,runs/b]"
+        )
     named = runs.items() if isinstance(runs, Mapping) else [(None, value) for value in runs]
     sources = Sources(config, folder, [one for _, value in named for one in _several(value)])
     check_report(config.get("report") or {}, sources.truth)
@@ -100,7 +105,8 @@ def _leaderboard(config: Mapping[str, Any], settings: Settings, folder: Path, lo
         console.print(f"[dim]{place}/{len(named)} {sides[-1].name}[/dim]", highlight=False)
     names = [side.name for side in sides]
     sides = [replace(s, name=f"{s.name} ({s.source})") if names.count(s.name) > 1 else s for s in sides]
-    board = rank(sides, _reference(config.get("reference"), sides), settings=settings)
+    board = rank(sides, _reference(config.get("reference") or swept.reference, sides), settings=settings)
+    board = replace(board, failed=swept.failed)
     paths = board.write(folder)
     log_numbers(flat_numbers(board.to_dict()), folder, loggers, config=config, page=paths["html"])
     out.print(board)

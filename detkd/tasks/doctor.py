@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from detkd.errors import ConfigError
+from detkd.errors import ConfigError, printable
 from detkd.io import write_json
 from detkd.progress import console, out
 from detkd.runs import finish_run, new_folder, start_run
@@ -105,8 +105,8 @@ def report_table(result: DoctorResult) -> Table:
     table.add_column("what was found", overflow="fold")
     for one in result.findings:
         style = _STYLES[one.verdict]
-        text = escape(one.text) + (f"\n[{style}]-> {escape(one.advice)}[/{style}]" if one.advice else "")
-        table.add_row(one.check, f"[{style}]{one.verdict}[/{style}]", text)
+        advice = (f"\n-> {printable(one.advice)}", style) if one.advice else ""
+        table.add_row(one.check, Text(one.verdict, style), Text.assemble(printable(one.text), advice))
     return table
 
 

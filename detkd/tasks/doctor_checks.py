@@ -14,6 +14,7 @@ from detkd.data.records import DataSpec
 from detkd.evaluation.truth import load_truth
 from detkd.tasks.common import report_set, split_of
 from detkd.tasks.compare import check_report
+from detkd.tasks.recipes import wants_objects
 from detkd.tasks.teachers import Member, live_teacher, teacher_file, teacher_members
 
 if TYPE_CHECKING:
@@ -146,7 +147,12 @@ def check_levels(student: nn.Module, teacher: nn.Module, config: Mapping[str, An
         if nms is None:
             advice = "set teacher.nms_conf=0.05, so that the teacher's objects teach the student's NMS-free head"
             return Finding("levels and heads", "warning", f"{text}; the one2one head has no teacher", advice, facts)
-        text += "; the one2one head is taught by the teacher's objects"
+        by = (
+            "the teacher's objects"
+            if wants_objects(recipe)
+            else "labels alone, as the losses run the teacher's own head"
+        )
+        text += f"; the one2one head is taught by {by}"
     return Finding("levels and heads", "ok", text, facts=facts)
 
 

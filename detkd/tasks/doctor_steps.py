@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from detkd.data.records import DataSpec
 from detkd.losses.balance import GROUPS, Balance, next_factor
-from detkd.tasks.doctor_checks import Finding
+from detkd.losses.terms import term_doubts
+from detkd.tasks.doctor_checks import Finding, Verdict
 from detkd.tasks.recipes import make_recipe
 
 if TYPE_CHECKING:
@@ -43,6 +44,16 @@ _FAINT = 0.01
 """Share below which it says next to nothing."""
 
 
+def _first_fault(
+    check: str, text: str, facts: dict[str, Any], *faults: tuple[Verdict, Sequence[str], str, str]
+) -> Finding | None:
+    """Return the first fault that some term has, None if no term has any; each is verdict, terms, text, advice."""
+    for verdict, terms, what, advice in faults:
+        if terms:
+            return Finding(check, verdict, f"{text}; {what}: {', '.join(terms)}", advice, facts)
+    return None
+
+
 def check_recipe(config: Mapping[str, Any]) -> tuple[Finding, Any]:
     """Build the distillation loss and pass on what it warns of; the recipe comes along.
 
@@ -55,10 +66,11 @@ def check_recipe(config: Mapping[str, Any]) -> tuple[Finding, Any]:
     terms = ", ".join(f"{name} x {weight:g}" for name, weight in recipe.weights.items()) or "no terms"
     text = f"{terms}; alpha {recipe.alpha:g}, lambda {recipe.kd_weight:g}"
     if recipe.balance is not None:
-        shares = [f"{group} {recipe.balance.target(group)}" for group in GROUPS if recipe.balance.target(group)]
+        shares = [f"{key} {recipe.balance.target(key)}" for key in ("head", "features") if recipe.balance.target(key)]
         text += f", calibrated to shares of the gradient: {', '.join(shares)}"
     facts = {"terms": dict(recipe.weights), "alpha": recipe.alpha, "lambda": recipe.kd_weight}
     said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    said += term_doubts(recipe.terms.items())
     if said:
         return Finding("recipe", "warning", text, "; ".join(said), facts), recipe
     if not len(recipe.terms) or recipe.kd_weight == 0 or recipe.alpha == 1:
@@ -83,26 +95,22 @@ def check_gradients(pulls: Sequence[Pull], columns: Sequence[str]) -> Finding:
         text += f"; weight 0: {', '.join(off)}"
     silent = [name for name, found in values.items() if found and not any(found)]
     dead = [name for name, found in norms.items() if found and not any(found) and name not in silent]
-    if dead:
-        return Finding(
-            "gradients", "problem", f"{text}; exactly 0 though the term is not: {', '.join(dead)}",
-            "the loss detaches the student, or its layers are frozen (trainer.freeze)", facts,
-        )  # fmt: skip
-    if silent:
-        return Finding(
-            "gradients", "problem", f"{text}; exactly 0 on {len(pulls)} batches: {', '.join(silent)}",
-            "the teacher sees nothing here or the region is empty: check teacher.class_map and distill.region", facts,
-        )  # fmt: skip
-    return Finding("gradients", "ok" if norms else "skipped", text or "no terms", facts=facts)
+    found = _first_fault(
+        "gradients", text, facts,
+        ("problem", dead, "exactly 0 though the term is not",
+         "the loss detaches the student, or its layers are frozen (trainer.freeze)"),
+        ("problem", silent, f"exactly 0 on {len(pulls)} batches",
+         "the teacher sees nothing here or the region is empty: check teacher.class_map and distill.region"),
+    )  # fmt: skip
+    return found or Finding("gradients", "ok" if norms else "skipped", text or "no terms", facts=facts)
 
 
-def check_share(pulls: Sequence[Pull], recipe: Any, strength: float) -> Finding:
+def check_share(pulls: Sequence[Pull], recipe: Any) -> Finding:
     """Say how hard distillation pulls beside the labels, and which factor calibration would begin with.
 
     Args:
         pulls: Measured on a few batches at the initial weights.
         recipe: The distillation loss.
-        strength: Value of its schedule at the measurement.
     """
     balance = recipe.balance or Balance()
     facts: dict[str, Any] = {}
@@ -115,18 +123,17 @@ def check_share(pulls: Sequence[Pull], recipe: Any, strength: float) -> Finding:
         share = statistics.median(shares)
         facts[group] = {"share": share, "target": target, "factor": None}
         line = f"{group}: {share:.3g} of the labels' gradient"
-        if target is not None and share > 0 and strength > 0:
-            scaled = [one / strength for one in shares]
-            factor = next_factor(1.0, scaled, target, bound=balance.bound, limit=balance.limit, first=True)
+        if target is not None and share > 0:
+            factor = next_factor(1.0, shares, target, bound=balance.bound, limit=balance.limit, first=True)
             facts[group]["factor"] = factor
-            line += f", calibrate.{group}={target:g} makes it {factor:.3g} times as strong"
+            line += f", calibrate.{group.removesuffix('_o2o')}={target:g} makes it {factor:.3g} times as strong"
         lines.append(line)
     if len(facts) == 1 and (factor := next(iter(facts.values()))["factor"]) is not None:
         lines[0] += f", as distill.lambda={recipe.kd_weight * factor:.3g} would"
     if not lines:
         return Finding("share of the gradient", "skipped", "no term reaches what labels train too", facts=facts)
     text = "; ".join(lines)
-    total = sum(entry["share"] for entry in facts.values())
+    total = max(entry["share"] for entry in facts.values())
     if recipe.balance is None and total > _LOUD:
         advice = "distillation drowns the labels: set distill.calibrate.head=0.3, or lower distill.lambda"
         return Finding("share of the gradient", "warning", text, advice, facts)
@@ -165,16 +172,14 @@ def check_overfit(curves: Mapping[str, Curve], alone: Mapping[str, Curve]) -> Fi
     if not curves["loss"].ratio < _FALLS:
         advice = "one batch can't be learned by heart: check labels, trainer.freeze and the weights of the terms"
         return Finding("one batch", "problem", text, advice, facts)
-    if broken:
-        return Finding(
-            "one batch", "problem", f"{text}; does not fall even when trained alone: {', '.join(broken)}",
-            "the term is broken or its target can't be reached; leave it out with ~distill.terms.NAME", facts,
-        )  # fmt: skip
-    if held:
-        return Finding(
-            "one batch", "warning", f"{text}; falls, if at all, only when trained alone: {', '.join(held)}",
-            "labels and teacher disagree here: look at the teacher's AP, or lower distill.alpha", facts,
-        )  # fmt: skip
+    if found := _first_fault(
+        "one batch", text, facts,
+        ("problem", broken, "does not fall even when trained alone",
+         "the term is broken or its target can't be reached; leave it out with ~distill.terms.NAME"),
+        ("warning", held, "falls, if at all, only when trained alone",
+         "labels and teacher disagree here: look at the teacher's AP, or lower distill.alpha"),
+    ):  # fmt: skip
+        return found
     if not curves["loss"].ratio < _OVERFIT:
         advice = f"the loss falls, but slowly; see whether it goes on with steps={max(100, 2 * count)} seconds=600"
         return Finding("one batch", "warning", text, advice, facts)

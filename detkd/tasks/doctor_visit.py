@@ -178,8 +178,6 @@ class Visit:
 
     def _steps(self, rehearsal: Any, recipe: Any, report: Report, objects: Any) -> None:
         """Measure gradients, overfit one batch, and time steps."""
-        from detkd.training.rehearsal import full_strength
-
         batches = rehearsal.batches(_BATCHES)
         if objects is not None:  # in the run they are read from a store
             asked = objects.seconds / max(len(batches), 1)
@@ -189,7 +187,7 @@ class Visit:
         def gradients() -> None:
             pulls = rehearsal.pulls(batches)
             self._add(steps.check_gradients(pulls, columns))
-            self._add(steps.check_share(pulls, recipe, recipe.schedule(full_strength(recipe))))
+            self._add(steps.check_share(pulls, recipe))
 
         def overfit() -> None:
             count, most = self.config["steps"], self.config["seconds"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -20,6 +21,8 @@ from detkd.runs import read_config
 from detkd.tasks.common import TRUTH_FILE, evaluate_weights, get_data, named_split
 
 __all__ = ["Sources", "label"]
+
+_COST_TEXTS = frozenset({"device", "head", "runtime"})
 
 
 class Sources:
@@ -116,9 +119,7 @@ class Sources:
         if path.suffix == ".json":
             return self._results(path, source=path), {}
         if path.is_dir() and (path / "detections.json").is_file() and (path / "metrics.json").is_file():
-            record = read_json(path / "metrics.json")
-            protocol = record["metrics"]["protocol"]
-            settings = protocol.get("settings") or {}
+            protocol, settings, cost = _kept(path)
             other = self._other_settings(settings, own["imgsz"])
             foreign = protocol.get("gt_sha256") != self.truth.sha256
             if foreign and not (self.config.get("gt") and _same_images(self.truth, path / TRUTH_FILE)):
@@ -128,9 +129,6 @@ class Sources:
                 if foreign:
                     text = f"{path} was evaluated on other labels of these images before"
                     run.metrics.protocol["warnings"].append(text)
-                cost = dict(record.get("cost") or {})
-                if cost and (path / "outcome.json").is_file():
-                    cost["train_seconds"] = read_json(path / "outcome.json").get("seconds")
                 return run, cost
             if not self._has_data:
                 raise ConfigError(
@@ -179,6 +177,34 @@ class Sources:
             settings=settings,
             on_bad=self.config["on_bad"],
         )
+
+
+def _kept(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], dict[str, Any]]:
+    """Return protocol, settings and cost that a run folder reports.
+
+    Raises:
+        DataError: If they are not what detkd writes: the folder may come from somewhere else.
+    """
+    file = folder / "metrics.json"
+    record = read_json(file)
+    metrics = record.get("metrics") if isinstance(record, Mapping) else None
+    protocol = metrics.get("protocol") if isinstance(metrics, Mapping) else None
+    settings, cost = (protocol or {}, record) if isinstance(protocol, Mapping) else ({}, {})
+    settings, cost = settings.get("settings") or {}, cost.get("cost") or {}
+    if not isinstance(protocol, Mapping) or not isinstance(settings, Mapping) or not isinstance(cost, Mapping):
+        raise DataError(f"{file}: no metrics of detkd; name a results JSON or weights in the folder instead")
+    cost = dict(cost)
+    if cost and (folder / "outcome.json").is_file():
+        outcome = read_json(folder / "outcome.json")
+        cost["train_seconds"] = outcome.get("seconds") if isinstance(outcome, Mapping) else None
+    for key, value in cost.items():
+        text = key in _COST_TEXTS
+        if value is not None and not isinstance(value, str if text else (int, float, bool)):
+            wanted = "a text" if text else "a number"
+            raise DataError(f"{file}: cost.{key} must be {wanted}, got {value!r:.60}; evaluate the run again")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DataError(f"{file}: cost.{key} is {value}; evaluate the run again")
+    return protocol, settings, cost
 
 
 def _same_images(truth: GroundTruth, kept: Path) -> bool:

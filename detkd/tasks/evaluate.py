@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from detkd.data.raw import finite_json
 from detkd.diagnosis.slices import make_slices
 from detkd.errors import ConfigError
+from detkd.evaluation.records import read_records
 from detkd.evaluation.side import Side
 from detkd.evaluation.tables import metrics_table, per_class_table
-from detkd.io import read_json, write_json
+from detkd.io import read_json, write_json, write_json_list
 from detkd.progress import console, out, stages
 from detkd.report.findings import find
 from detkd.report.flat import flat_numbers
@@ -46,13 +49,13 @@ def evaluate(config: dict[str, Any]) -> EvaluateResult:
     if detections is not None:
         run = sources.results(Path(detections))
         record: dict[str, Any] = {"metrics": run.metrics.to_dict(), "cost": cost, "detections": str(detections)}
-        write_json(folder / "detections.json", read_json(detections), indent=None)
+        _keep(Path(detections), folder / "detections.json")
         name = Path(detections).stem
     else:
         run, cost = evaluate_weights(str(model), sources.dataset, folder, settings=config, truth=sources.truth)
         record = read_json(folder / "metrics.json")
         name = Path(str(model)).name
-    write_json(folder / TRUTH_FILE, sources.labels, indent=None)
+    write_json(folder / TRUTH_FILE, finite_json(sources.labels), indent=None)  # what was skipped may hold NaN
     side = Side(name, "run", (run,), cost or None, str(model or detections))
     with stages() as report:
         result = study([side], [], slices=parts, settings=settings, progress=report)
@@ -68,3 +71,12 @@ def evaluate(config: dict[str, Any]) -> EvaluateResult:
         console.print(f"[yellow]{warning}[/yellow]")
     console.print(f"results: {folder}")
     return EvaluateResult(folder, run, cost)
+
+
+def _keep(detections: Path, file: Path) -> None:
+    """Copy the detections into the run folder, record by record; NaN, which JSON does not have, becomes null."""
+    content = read_records(detections)
+    if isinstance(content, Iterator):
+        write_json_list(file, (finite_json(record) for block in content for record in block))
+    else:
+        write_json(file, finite_json(content), indent=None)

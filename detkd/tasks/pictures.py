@@ -61,7 +61,8 @@ def write_side_by_side(
     written = []
     for record, row in zip(records, panes, strict=True):
         path = folder / f"{record.path.stem}.jpg"
-        with atomic_path(path) as temporary:
-            cv2.imwrite(str(temporary), side_by_side(row, titles), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        _, content = cv2.imencode(".jpg", side_by_side(row, titles), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        with atomic_path(path) as temporary:  # not cv2.imwrite, which says nothing when the disk is full
+            temporary.write_bytes(content.tobytes())
         written.append(path)
     return written

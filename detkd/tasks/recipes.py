@@ -7,7 +7,10 @@ from typing import Any
 
 from detkd.config import build
 
-__all__ = ["make_recipe"]
+__all__ = ["make_recipe", "wants_objects"]
+
+# Not all of detkd: a configuration of somebody else must not name what writes or deletes files.
+_LOSSES = ("detkd.losses.", "detkd.models.ultralytics_distill.")
 
 
 def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
@@ -18,7 +21,7 @@ def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
     """
     from detkd.losses.recipe import Recipe
 
-    allow = ("detkd.", *(f"{name}." for name in plugins))
+    allow = (*_LOSSES, *(f"{name}." for name in plugins))
     terms = {}
     for name, term in (node.get("terms") or {}).items():
         if term is None:
@@ -37,4 +40,20 @@ def make_recipe(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Any:
         heads=node.get("heads"),
         calibrate=node.get("calibrate"),
         assignment=node.get("assignment"),
+    )
+
+
+def wants_objects(recipe: Any) -> bool:
+    """Return whether a teacher without NMS-free head shall find objects, to teach that head of a student by them.
+
+    They cost non-maximum suppression and an assignment in every step. A loss that runs the teacher's own head can't use
+    them; the choice of who learns a label (`distill.assignment`) can.
+
+    Args:
+        recipe: The distillation loss.
+    """
+    if recipe.assignment != "student":
+        return True
+    return recipe.head_weights["one2one"] != 0 and any(
+        "one2one" in recipe.branches[name] and "towers" not in loss.uses for name, loss in recipe.terms.items()
     )

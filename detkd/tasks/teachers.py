@@ -11,6 +11,7 @@ from detkd.errors import ConfigError
 from detkd.progress import console
 from detkd.signature import call_problems
 from detkd.tasks.cache_facts import file_facts
+from detkd.tasks.recipes import make_recipe, wants_objects
 
 if TYPE_CHECKING:
     from detkd.evaluation.side import Run
@@ -133,9 +134,12 @@ def live_teacher(
     node = config["teacher"]
     members = resolved_members(node)
     settings: dict[str, Any] = {}
+    objects = "distill" not in config or wants_objects(
+        make_recipe(config["distill"], tuple(config.get("plugins") or ()))
+    )
     if not exact:  # a configuration saved by an earlier version lacks these keys and goes on as it began
         settings = {
-            "nms_conf": node.get("nms_conf"),
+            "nms_conf": node.get("nms_conf") if objects else None,
             "nms_iou": node.get("nms_iou", 0.7),
             "half": node.get("half", False),
             "compiled": bool(node.get("compile")),

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from detkd import ranks
 from detkd.data.records import DataSpec, DetectionSet
 from detkd.data.unlabelled import by_people
 from detkd.diagnosis.working_point import working_point
 from detkd.errors import ConfigError
 from detkd.evaluation.side import Run
-from detkd.progress import console, out
-from detkd.runs import check_unchanged, clear_run, finish_run, new_folder, open_run, read_config, start_run
+from detkd.locks import let_go
+from detkd.progress import console, hushed, out
+from detkd.runs import check_unchanged, claim, clear_run, finish_run, new_folder, open_run, read_config, start_run
 from detkd.tasks.arguments import pick_device, ultralytics_arguments
 from detkd.tasks.common import (
+    Trained,
     evaluate_weights,
     get_data,
     report_set,
@@ -27,18 +30,22 @@ from detkd.tasks.common import (
 from detkd.tasks.pool import check_use, with_unlabelled
 from detkd.tasks.results import TrainResult
 
-__all__ = ["begin", "epoch_samples", "make_plan", "resumable", "train", "train_and_evaluate"]
+__all__ = ["begin", "epoch_samples", "learn", "make_plan", "resumable", "train", "train_alone", "train_and_evaluate"]
 
 
 def begin(config: dict[str, Any], verb: str) -> tuple[Path, dict[str, Any], bool]:
     """Open the run folder of a new or resumed run; a resumed one comes with its saved configuration."""
+    if verb == "demo" and ranks.launched():
+        pick_device(config["device"])  # refuses
     if config.get("resume"):
         folder = open_run(config["resume"], verb)
         check_unchanged(read_config(folder), config)
         return folder, config, True
     folder = new_folder(config.get("out"), config.get("name") or verb)
+    claim(folder)
     if (folder / "run.json").is_file():
         if verb != "demo":
+            let_go(folder)
             raise ConfigError(f"out: {folder} already holds a run; go on with resume={folder}, or choose another out=")
         clear_run(folder)
     start_run(folder, verb, config)
@@ -60,7 +67,7 @@ def make_plan(
     spec: DataSpec,
     folder: Path,
     *,
-    ranks: bool = False,
+    shared: bool = False,
     **more: Any,
 ) -> Any:
     """Return the training plan of a configuration.
@@ -70,7 +77,7 @@ def make_plan(
         student: Its `model` or `student` group.
         spec: The data.
         folder: Run folder.
-        ranks: Whether several processes may share the work; a training can't be shared yet.
+        shared: Whether several processes may share the work.
         more: Further fields of `TrainPlan`.
     """
     from detkd.training.plan import TrainPlan
@@ -92,7 +99,7 @@ def make_plan(
         seed=int(config["seed"]),
         folder=folder,
         load_imgsz=config.get("load_imgsz"),
-        arguments=ultralytics_arguments(config, folder, ranks=ranks),
+        arguments=ultralytics_arguments(config, folder, ranks=shared),
         threads=config.get("threads"),
         share=check_share(unlabelled.get("share"), dataset),
         trust_boxes=unlabelled.get("weight") == "quality",
@@ -107,8 +114,10 @@ def epoch_samples(config: Mapping[str, Any], dataset: DetectionSet) -> int:
         return len(dataset)
     from detkd.training.sampler import EpochSampler
 
-    groups = np.array([by_people(record) for record in dataset.records])
-    return len(EpochSampler(len(dataset), seed=0, groups=groups, share=share, batch=int(config["batch"])))
+    groups, count = np.array([by_people(record) for record in dataset.records]), ranks.world_size()
+    batch = int(config["batch"]) // count
+    mine = EpochSampler(len(dataset), seed=0, groups=groups, share=share, batch=batch, world_size=count)
+    return len(mine) * count
 
 
 def check_share(value: Any, dataset: DetectionSet) -> float | None:
@@ -127,14 +136,22 @@ def check_share(value: Any, dataset: DetectionSet) -> float | None:
 def train_and_evaluate(
     config: Mapping[str, Any], student: Mapping[str, Any], spec: DataSpec, folder: Path, **more: Any
 ) -> TrainResult:
-    """Train one detector in `folder` and evaluate the reported checkpoint."""
-    checkpoint = str(config.get("checkpoint") or "last")
-    reported = report_set(spec, checkpoint)
-    plan = make_plan(config, student, spec, folder, **more)
-    loggers = (config.get("report") or {}).get("loggers")
-    trained = train_once(plan, checkpoint=checkpoint, verbose=bool(config.get("verbose")), loggers=loggers)
-    run, cost = evaluate_weights(trained.weights, reported, folder, settings=config, key=plan.key)
+    """Train one detector in `folder`, if that is not done yet, and evaluate the reported checkpoint."""
+    reported = report_set(spec, str(config.get("checkpoint") or "last"))
+    trained = train_alone(config, student, spec, folder, **more)
+    key = more.get("key", "student")
+    run, cost = evaluate_weights(trained.weights, reported, folder, settings=config, key=key)
     return TrainResult(folder, run, cost, trained.weights, trained.outcome)
+
+
+def train_alone(
+    config: Mapping[str, Any], student: Mapping[str, Any], spec: DataSpec, folder: Path, **more: Any
+) -> Trained:
+    """Train one detector in `folder`, if that is not done yet, and leave it at that."""
+    plan = make_plan(config, student, spec, folder, shared=True, **more)
+    loggers = (config.get("report") or {}).get("loggers")
+    checkpoint = str(config.get("checkpoint") or "last")
+    return train_once(plan, checkpoint=checkpoint, verbose=bool(config.get("verbose")), loggers=loggers)
 
 
 def keep_pictures(
@@ -160,15 +177,27 @@ def keep_pictures(
     )
 
 
+def learn(config: dict[str, Any], folder: Path, *, resume: bool) -> None:
+    """Do the training of `detkd train` and nothing else: the part that several processes share."""
+    from detkd.training.group import in_turn
+
+    spec = in_turn(lambda: get_data(config["data"], folder if ranks.first() else None))
+    spec = with_unlabelled(spec, config, distilled=False)
+    train_alone(config, config["model"], spec, folder, resume=resume, key="model", description=folder.name)
+
+
 def train(config: dict[str, Any]) -> TrainResult:
     """Run `detkd train`."""
     from detkd.evaluation.tables import metrics_table
+    from detkd.tasks.together import begin_together, train_together
 
-    folder, config, resume = begin(config, "train")
-    spec = with_unlabelled(get_data(config["data"], folder), config, distilled=False)
+    folder, config, resume = begin_together(config, "train")
     with resumable(folder):
+        config, done = train_together(config, "train", folder, resume)
+        with hushed(done):  # it was all said when the training began
+            spec = with_unlabelled(get_data(config["data"], folder), config, distilled=False)
         result = train_and_evaluate(
-            config, config["model"], spec, folder, resume=resume, key="model", description=folder.name
+            config, config["model"], spec, folder, resume=resume or done, key="model", description=folder.name
         )
         keep_pictures(config, [(folder.name, result.weights, result.run)], spec, folder)
     finish_run(folder, outcome=result.outcome, AP=result.metrics.AP, AP50=result.metrics.AP50)

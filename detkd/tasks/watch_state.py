@@ -127,7 +127,8 @@ def _current(folder: Path, record: Mapping[str, Any], owner: Mapping[str, Any]) 
     """Return live.json, empty where an earlier process left it."""
     live = _record(folder / "live.json") or {}
     if float(live.get("started") or 0.0) < _seconds(record, "started") - 1.0:
-        return {}
+        same = live.get("process_started") is not None and all(live.get(key) == record.get(key) for key in _PROCESS)
+        return live if same else {}  # the clock was set back
     if float(live.get("updated") or 0.0) >= _seconds(owner, "resumed"):
         return live
     if live.get("pid") != owner.get("pid") and process_lives(live):

@@ -120,7 +120,7 @@ def _facts(part: Part) -> list[str]:
     if (lr := live.get("lr")) is not None:
         facts.append(f"lr {lr:.2g}")
     if part.status in OVER:
-        facts.append(f"ran for {duration(float(live['updated']) - float(live['started']))}")
+        facts.append(f"ran for {duration(max(float(live['updated']) - float(live['started']), 0.0))}")
     elif (quiet := part.now - float(live["updated"])) >= _QUIET:
         facts.append(f"last seen {duration(quiet)} ago")
     return facts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from detkd.losses.terms import column
 from detkd.models.distilled import DistilledDetector
 from detkd.models.pull import Pull
 from detkd.progress import console
+from detkd.training.group import gather
 
 __all__ = ["ALARMS_FILE", "Calibrator"]
 
@@ -46,15 +47,21 @@ class Calibrator:
 
     def __init__(self, folder: Path, *, resume: bool = False) -> None:
         self._file = folder / ALARMS_FILE
-        self.alarms: list[str] = []
+        self._said: dict[str, str] = {}
         if resume and self._file.is_file():
-            self.alarms = list(read_json(self._file)["alarms"])
+            known = read_json(self._file)
+            self._said = dict(zip(known.get("kinds", known["alarms"]), known["alarms"], strict=True))
         elif self._file.is_file():
             self._file.unlink()
         self._pulls: list[Pull] = []
         self._done = False  # whether this epoch's measurement is over
         self._zero: Tensor | None = None
         self._steps = 0
+
+    @property
+    def alarms(self) -> list[str]:
+        """Return what was wrong so far."""
+        return list(self._said.values())
 
     def attach(self, trainer: Any) -> None:
         """Register with a trainer."""
@@ -79,8 +86,9 @@ class Calibrator:
         if not isinstance(model, DistilledDetector):
             return
         self._watch(model, trainer.loss_items)
-        if model.pull is not None:
-            self.take(model, model.pull)
+        pull = _together(model.pull) if model.measure else None
+        if pull is not None:
+            self.take(model, pull)
 
     def take(self, model: DistilledDetector, pull: Pull) -> None:
         """Add a measurement; the last of an epoch moves the factors."""
@@ -96,10 +104,10 @@ class Calibrator:
         if balance is None:
             return
         for number, group in enumerate(GROUPS):
-            target, strength = balance.target(group), self._strength(model, group)
-            if target is None or strength <= 0:
+            target = balance.target(group)
+            if target is None:
                 continue
-            shares = [_over_ranks(p.share(group)) / strength for p in self._pulls]
+            shares = [p.share(group) for p in self._pulls]
             factor = float(model.recipe.factors[number])
             # A group whose terms were still off, or said nothing, at the first measurement still has the factor 1.
             first = int(model.recipe.measured) == 0 or factor == 1.0
@@ -107,41 +115,36 @@ class Calibrator:
             model.recipe.factors[number] = new
         model.recipe.measured += 1
 
-    @staticmethod
-    def _strength(model: DistilledDetector, group: str) -> float:
-        """Return what the schedules leave of a group at this moment: the target is meant for its full weight."""
-        recipe = model.recipe
-        return max(
-            (recipe.strength(name, model.progress) for name, own in recipe.groups.items() if own == group), default=0.0
-        )
-
     def _check(self, model: DistilledDetector, pull: Pull) -> None:
         """Raise an alarm for each term whose gradient is gone."""
         for name in [name for name, norm in pull.parts.items() if norm == 0 and pull.values[name] > 0]:
             self.alarm(
+                f"{name} gradient",
                 f"{name}: has a value, but its gradient is exactly 0, so it teaches nothing; its loss detaches the "
-                "student or its layers are frozen (trainer.freeze)"
+                "student or its layers are frozen (trainer.freeze)",
             )
 
     def _check_shares(self, model: DistilledDetector) -> None:
         """Raise the alarms that an epoch's measurement gives reason for."""
         balance = model.recipe.balance
-        if balance is not None and not any(pull.task > 0 for pull in self._pulls):
-            self.alarm(
-                "calibrate: detection has no gradient in the layers that feed the heads, so nothing can be compared "
-                "and the weights stay as they are; freeze fewer layers (trainer.freeze) or set distill.calibrate=null"
-            )
         for group in self._pulls[0].groups:
             share = statistics.median(pull.share(group) for pull in self._pulls)
             calibrated = balance is not None and balance.target(group) is not None
+            if calibrated and not any(pull.tasks.get(group, 0.0) > 0 for pull in self._pulls):
+                self.alarm(
+                    f"{group} labels",
+                    f"calibrate.{_key(group)}: the labels pull none of the weights that these terms pull ({group}), so "
+                    "nothing can be compared and the weights of the terms stay as they are; freeze fewer layers "
+                    "(trainer.freeze) or set distill.calibrate=null",
+                )
             if share <= _LOUD or (calibrated and int(model.recipe.measured) == 0):  # about to be corrected
                 continue
             advice = (
                 "calibration can't keep up: raise distill.calibrate.bound and limit, or lower their weights"
                 if calibrated
-                else f"set distill.calibrate={{{group}: 0.3}}, or lower their weights"
+                else f"set distill.calibrate={{{_key(group)}: 0.3}}, or lower their weights"
             )
-            self.alarm(f"{group}: these terms pull {share:.3g} times as hard as the labels; {advice}")
+            self.alarm(f"{group} share", f"{group}: these terms pull {share:.3g} times as hard as the labels; {advice}")
 
     def _watch(self, model: DistilledDetector, items: Mapping[str, Any] | None) -> None:
         """Count the steps in which a term is exactly 0 though it has weight; the count stays on the device."""
@@ -156,21 +159,27 @@ class Calibrator:
         if self._steps % _SILENT:
             return
         counted = _counted(model.recipe, model.progress)
-        for name, count in zip(names, self._zero.tolist(), strict=True):
+        counts = [min(of_each) for of_each in zip(*gather(self._zero.tolist()), strict=True)]
+        for name, count in zip(names, counts, strict=True):
             if count >= _SILENT and name in counted:
                 self.alarm(
+                    f"{name} zero",
                     f"{name}: was exactly 0 in {count} steps in a row; the teacher sees nothing here or the region is "
-                    "empty: check teacher.class_map and distill.region, and run detkd doctor"
+                    "empty: check teacher.class_map and distill.region, and run detkd doctor",
                 )
 
-    def alarm(self, text: str) -> None:
-        """Say once what is wrong, and write it down."""
-        name = text.split(":", 1)[0]
-        if any(known.split(":", 1)[0] == name for known in self.alarms):
+    def alarm(self, kind: str, text: str) -> None:
+        """Say what is wrong, once of each kind, and write it down."""
+        if kind in self._said:
             return
-        self.alarms.append(text)
-        write_json(self._file, {"schema": 1, "alarms": self.alarms})
+        self._said[kind] = text
+        write_json(self._file, {"schema": 1, "alarms": self.alarms, "kinds": list(self._said)})
         console.print(f"[yellow]alarm[/yellow] {text}", highlight=False, soft_wrap=True)
+
+
+def _key(group: str) -> str:
+    """Return the key under distill.calibrate that a group belongs to."""
+    return group.removesuffix("_o2o")
 
 
 def _counted(recipe: Recipe, progress: float) -> set[str]:
@@ -183,12 +192,18 @@ def _counted(recipe: Recipe, progress: float) -> set[str]:
     }
 
 
-def _over_ranks(share: float) -> float:
-    """Return the mean over all processes of a run, so that all move their factors alike."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return share
-    value = torch.tensor(share, dtype=torch.float64)
-    if torch.distributed.get_backend() == "nccl":
-        value = value.cuda()
-    torch.distributed.all_reduce(value)
-    return float(value) / torch.distributed.get_world_size()
+def _together(pull: Pull | None) -> Pull | None:
+    """Return the mean of what all processes of a run measured, so that all go on alike.
+
+    Args:
+        pull: What this one measured; None where nothing in its batch is taught. All must call this in the same step.
+    """
+    pulls = [one for one in gather(pull) if one is not None]
+    if len(pulls) < 2:
+        return pulls[0] if pulls else None
+    return Pull(*(_mean(norms) for norms in zip(*pulls, strict=True)))
+
+
+def _mean(several: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for one in several for name in one)
+    return {name: statistics.fmean(one[name] for one in several if name in one) for name in names}

@@ -59,8 +59,7 @@ def save_plain(model: nn.Module, path: str | Path, *, train_args: dict[str, Any]
         "version": ultralytics.__version__,
         "license": "AGPL-3.0",
     }
-    with atomic_path(path) as temporary:
-        torch.save(checkpoint, temporary)
+    _save(checkpoint, path)
     return Path(path)
 
 
@@ -89,8 +88,13 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
     """Write a resume file, whole or not at all."""
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    _save(state, path)
+
+
+def _save(content: dict[str, Any], path: str | Path) -> None:
+    # A stream of our own: where the disk is full torch's says no more than "iostream error".
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        torch.save(content, stream)
 
 
 def load_state(path: str | Path) -> dict[str, Any]:

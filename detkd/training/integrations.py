@@ -13,6 +13,9 @@ __all__ = ["TRACKERS", "switched", "switched_on"]
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 
+_NEVER = ("raytune",)
+"""Where Ray is installed, this one asks in every epoch for a search that is not running, and warns that it isn't."""
+
 
 def switched_on() -> tuple[str, ...]:
     """Return the trackers that Ultralytics' settings file switches on (`yolo settings tensorboard=True`)."""
@@ -26,8 +29,10 @@ def switched(wanted: Sequence[str] | None) -> Iterator[None]:
     Args:
         wanted: Some of `TRACKERS`; None leaves the choice to the settings file.
     """
-    before = {name: SETTINGS[name] for name in TRACKERS}
+    before = {name: SETTINGS[name] for name in (*TRACKERS, *_NEVER)}
     try:
+        for name in _NEVER:
+            dict.__setitem__(SETTINGS, name, False)
         if wanted is not None:
             for name in TRACKERS:
                 # SETTINGS' own assignment writes the user's file.

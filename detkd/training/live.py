@@ -82,14 +82,16 @@ class Live:
     Args:
         folder: Run folder.
         name: What is trained ("control", "distilled", ...).
-        clock: Seconds since the epoch.
+        clock: Seconds; None takes those since the epoch for dates, and for durations those of a clock that nobody
+            can set back.
     """
 
-    def __init__(self, folder: Path, name: str, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, name: str, *, clock: Callable[[], float] | None = None) -> None:
         self.folder = folder
-        self.clock = clock
+        self.clock = clock or time.monotonic
+        self.date = clock or time.time
         self.state: dict[str, Any] = {"schema": 1, "name": name, **process_record()}
-        self._written = self._sampled = 0.0
+        self._written = self._sampled = -math.inf
         self._sums: dict[str, float] = {}
         self._step = self._counted = 0
         self._mark = self._validation_start = 0.0
@@ -119,7 +121,7 @@ class Live:
         self.history = History(self.folder / HISTORY_FILE, before=done)
         self.state.update(
             phase="training",
-            started=now,
+            started=self.date(),
             epoch=trainer.start_epoch + 1,
             epochs=trainer.epochs,
             step=0,
@@ -217,7 +219,7 @@ class Live:
 
     def _write(self, now: float) -> None:
         self._written = now
-        self.state["updated"] = now
+        self.state["updated"] = self.date()
         # A disk that is full stops the training where it saves a checkpoint, with advice; a view is not worth that.
         with suppress(DataError, OSError):
             write_text(self.folder / LIVE_FILE, json.dumps(self.state, allow_nan=False) + "\n")

@@ -7,15 +7,20 @@ from typing import Any
 
 import detkd.environment
 
+import numpy as np
 import torch
 from torch.nn import functional
 from ultralytics.cfg import get_cfg
+from ultralytics.data.build import InfiniteDataLoader, seed_worker
 
+from detkd import ranks
+from detkd.data.unlabelled import by_people
+from detkd.training import group
 from detkd.training.dataset import RecordDataset
 from detkd.training.plan import TrainPlan, usable_cores
-from detkd.training.sampler import ViewPlan
+from detkd.training.sampler import EpochSampler, ViewPlan
 
-__all__ = ["data_facts", "make_set", "resized", "training_arguments", "view_plan"]
+__all__ = ["data_facts", "make_set", "resized", "training_arguments", "training_loader", "view_plan"]
 
 
 def data_facts(plan: TrainPlan) -> dict[str, Any]:
@@ -74,6 +79,43 @@ def make_set(plan: TrainPlan, args: Any, *, stride: int, training: bool, batch: 
         classes=args.classes,
         data=data_facts(plan),
         fraction=args.fraction if training else 1.0,
+    )
+
+
+def training_loader(plan: TrainPlan, dataset: RecordDataset, batch: int, workers: int, *, pin: bool) -> Any:
+    """Return the loader of a training; the order of its images follows from seed and epoch alone.
+
+    Args:
+        plan: The run.
+        dataset: From `make_set`.
+        batch: Images per batch of this process.
+        workers: Processes that load images, at most.
+        pin: Whether the batches go to a GPU.
+    """
+    sampler = EpochSampler(
+        len(dataset),
+        seed=plan.seed,
+        rank=ranks.rank(),
+        world_size=group.size(),
+        views=None if plan.views is None else view_plan(plan, plan.views),
+        groups=np.array([by_people(record) for record in dataset.records]) if plan.share is not None else None,
+        share=plan.share,
+        batch=batch,
+        epoch_size=plan.samples,
+    )
+    workers = min(usable_cores(), workers)
+    return InfiniteDataLoader(
+        dataset=dataset,
+        batch_size=min(batch, max(len(dataset), plan.samples or 0)),
+        sampler=sampler,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin,
+        collate_fn=dataset.collate_fn,
+        worker_init_fn=seed_worker,
+        # Of its own: a loader draws a number whenever it starts, and a resumed run starts it at other times.
+        generator=torch.Generator().manual_seed(plan.seed),
+        drop_last=False,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detkd import ranks
 from detkd.data.records import DetectionSet
 from detkd.losses.recipe import Recipe
 from detkd.models.teacher import TeacherSource
@@ -89,5 +90,6 @@ class TrainPlan:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: a container or `taskset` can allow fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: a container, `taskset` or its siblings can leave fewer than all."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores // ranks.local_size(), 1)

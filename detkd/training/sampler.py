@@ -60,7 +60,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     it counts how often the image came before, so that no augmentation is seen twice. `views` limits the numbers.
 
     Attributes:
-        epoch: The epoch that the next iteration will yield; set it to resume.
+        epoch: The epoch that the next iteration will yield; see `go_to`.
     """
 
     def __init__(
@@ -127,9 +127,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return self._per_rank + self._steps * self._other_count
 
-    def set_epoch(self, epoch: int) -> None:
+    def go_to(self, epoch: int) -> None:
         """Choose the epoch that comes next."""
         self.epoch = epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: Ultralytics says here which epoch begins, when its loader may have drawn from it already."""
 
     def _view(self, epoch: int, turn: int) -> int:
         return turn if self.views is None else self.views.view(epoch, turn)

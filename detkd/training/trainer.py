@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import time
 from copy import copy
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import detkd.environment
 
-import numpy as np
 import torch
 from torch import nn
-from ultralytics.data.build import InfiniteDataLoader, build_dataloader, seed_worker
-from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
+from ultralytics.data.build import build_dataloader
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from detkd.data.unlabelled import by_people
+from detkd import ranks
 from detkd.errors import ConfigError, ModelError
-from detkd.io import write_text
+from detkd.io import atomic_path
 from detkd.losses.balance import GROUPS
 from detkd.models.distilled import DistilledDetector
 from detkd.models.trust import BoxTrust
 from detkd.models.weights import build_detector, detect_head, state_hash
+from detkd.training import group
 from detkd.training.calibration import Calibrator
 from detkd.training.checkpoint import (
     RESUME_FILE,
     check_epochs,
     load_state,
     random_state,
-    restore_random_state,
     save_plain,
     save_state,
 )
 from detkd.training.dataset import RecordDataset
-from detkd.training.loader import data_facts, make_set, resized, view_plan
+from detkd.training.loader import data_facts, make_set, resized, training_loader
 from detkd.training.monitor import Monitor
+from detkd.training.notes import Notes
 from detkd.training.plan import TrainPlan, usable_cores
-from detkd.training.sampler import EpochSampler
+from detkd.training.resuming import give_gradients, restore, state_of
+from detkd.training.validation import Validator
 
 __all__ = ["Trainer"]
 
@@ -51,9 +56,13 @@ class Trainer(DetectionTrainer):
     Attributes:
         initial_hash: Hash of the student's initial weights.
         batch_hash: Hash of the pixels of the first batches; equal for runs that see the same data.
+        random_states: Of each process that shares the batches, after the last epoch.
+        last_update: Number of the batch, counted over all epochs, after which the weights were updated last.
     """
 
     plan: ClassVar[TrainPlan]
+    model: Any
+    amp: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.initial_hash = ""
@@ -61,20 +70,30 @@ class Trainer(DetectionTrainer):
         self._hashed = 0
         self._step = 0
         self._resumed_hash = ""
+        self.last_update = -1
+        self._accumulate = 1
+        self._lag = 0
+        self._gradients: dict[str, torch.Tensor] = {}
         self._trust: BoxTrust | None = None
         self._seconds_before = 0.0
         self._started = time.monotonic()
+        self.random_states: list[dict[str, Any]] = []
         super().__init__(*args, **kwargs)
         shutil.rmtree(self.save_dir / "weights", ignore_errors=True)  # Ultralytics' own weights folder stays empty
         self.wdir = self.plan.folder / "weights"
         self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
         if self.device.type == "cpu":
+            self.args.amp = False  # as Ultralytics finds out itself, but in the first process only
             # Ultralytics leaves one core idle; the number of threads is part of what a run is compared by.
             torch.set_num_threads(self.plan.threads or usable_cores())
-        Monitor(self.plan.description).attach(self)
+        if ranks.first():
+            Monitor(self.plan.description).attach(self)
         self.calibrator = Calibrator(self.plan.folder, resume=self.plan.resume)
+        self.notes = Notes()
         if self.plan.distillation is not None:
             self.calibrator.attach(self)
+            self.notes.attach(self)
+        self.add_callback("on_train_start", _go_on_accumulating)
         self.add_callback("on_train_epoch_start", _restart_steps)
 
     @property
@@ -86,6 +105,26 @@ class Trainer(DetectionTrainer):
     def seconds(self) -> float:
         """Wall time of the training so far, all parts of an interrupted run together."""
         return self._seconds_before + time.monotonic() - self._started
+
+    @property
+    def accumulate(self) -> int:
+        """Batches per update of the weights; after an interruption the first update waits for what it lacks."""
+        return self._accumulate + self._lag
+
+    @accumulate.setter
+    def accumulate(self, batches: int) -> None:
+        self._accumulate = batches
+
+    def optimizer_step(self) -> None:
+        """Update the weights, and note when that was."""
+        super().optimizer_step()
+        self.last_update = self.epoch * len(self.train_loader) + self._step - 1
+        self._lag = 0
+
+    def save_metrics(self, metrics: dict[str, float]) -> None:
+        """Add a row to results.csv; its time is that of all parts of a run, whatever the clock was set to."""
+        self.train_time_start = time.time() - self.seconds
+        super().save_metrics(metrics)
 
     @property
     def student(self) -> nn.Module:
@@ -110,41 +149,25 @@ class Trainer(DetectionTrainer):
             return build_dataloader(
                 dataset, batch_size, self.args.workers, shuffle=False, rank=rank, device=self.device
             )
-        plan = self.plan
-        sampler = EpochSampler(
-            len(dataset),
-            seed=plan.seed,
-            rank=max(rank, 0),
-            world_size=max(self.world_size, 1),
-            views=None if plan.views is None else view_plan(plan, plan.views),
-            groups=np.array([by_people(record) for record in dataset.records]) if plan.share is not None else None,
-            share=plan.share,
-            batch=batch_size,
-            epoch_size=plan.samples,
-        )
-        workers = min(usable_cores(), self.args.workers)
-        return InfiniteDataLoader(
-            dataset=dataset,
-            batch_size=min(batch_size, max(len(dataset), plan.samples or 0)),
-            sampler=sampler,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            pin_memory=self.device.type == "cuda",
-            collate_fn=dataset.collate_fn,
-            worker_init_fn=seed_worker,
-            drop_last=False,
-        )
+        return training_loader(self.plan, dataset, batch_size, self.args.workers, pin=self.device.type == "cuda")
 
     def _build_train_pipeline(self) -> None:
-        """Refuse Ultralytics' second try with half the batch: control and student would no longer be matched."""
+        """Refuse Ultralytics' second try with half the batch: control and student would no longer be matched.
+
+        Several processes meet here: until now the trainer was told that it is alone, as Ultralytics' own wrapper knows
+        GPUs of one machine only.
+        """
         if self.optimizer is not None:
             raise ConfigError("batch: does not fit the device's memory; use a smaller batch= or imgsz= for both runs")
+        if RANK != -1:
+            group.bring_together(self)
         super()._build_train_pipeline()
 
     def setup_model(self) -> None:
         """Build the student from seed or weights and, when distilling, put it together with its teacher."""
         plan = self.plan
-        student = build_detector(
+        build = partial(
+            build_detector,
             plan.student,
             plan.train.names,
             key=plan.key,
@@ -153,13 +176,14 @@ class Trainer(DetectionTrainer):
             slice_from=plan.slice_from,
             slice_by=plan.slice_by,
         )
+        student = group.in_turn(build)  # it may be downloaded
         student.args = self.args
         self.initial_hash = state_hash(student)
         student = student.to(self.device)
-        self.model: nn.Module = student
+        self.model = student
         if plan.distillation is None:
             return
-        source = plan.distillation.source(plan.train.names)
+        self.notes.source = source = plan.distillation.source(plan.train.names)
         self.model = DistilledDetector(student, source, plan.distillation.recipe())
         self.model.probe(plan.imgsz, plan.distillation.imgsz or plan.imgsz)
 
@@ -169,11 +193,14 @@ class Trainer(DetectionTrainer):
         student = self.student
         student.nc, student.names, student.args = self.data["nc"], self.data["names"], self.args
 
-    def get_validator(self) -> DetectionValidator:
+    def get_validator(self) -> Validator:
         """Return Ultralytics' validator, for the curve during training; results come from our own evaluator."""
-        return DetectionValidator(
-            self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
-        )
+        return Validator(self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks)
+
+    def validate(self) -> Any:
+        """Validate the averaged weights, on all processes with the statistics of the first one."""
+        with group.validation(self):
+            return super().validate()
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Scale to 0..1 and, where images are loaded larger than the student sees them, reduce them."""
@@ -201,31 +228,10 @@ class Trainer(DetectionTrainer):
         metrics = {k: float(v) for k, v in self.metrics.items()}
         save_plain(plain, self.last, train_args=dict(vars(self.args)), metrics=metrics)
         if self.best_fitness == self.fitness:
-            shutil.copyfile(self.last, self.best.with_suffix(".tmp"))
-            self.best.with_suffix(".tmp").replace(self.best)
+            _copy(self.last, self.best)
         if self.save_period > 0 and self.epoch % self.save_period == 0:
-            shutil.copyfile(self.last, self.wdir / f"epoch{self.epoch}.pt")
-        criterion: Any = unwrap_model(self.model).criterion
-        state = {
-            "epoch": self.epoch,
-            "epochs": self.epochs,
-            "steps": self.epochs * len(self.train_loader),
-            "model": unwrap_model(self.model).state_dict(),
-            "ema": ema.state_dict(),
-            "ema_updates": self.ema.updates,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "best_fitness": None if self.best_fitness is None else float(self.best_fitness),
-            "stopper": {k: float(v) for k, v in vars(self.stopper).items()},
-            "criterion_updates": getattr(criterion, "updates", 0),
-            "amp": bool(self.amp),
-            "random": random_state(),
-            "hashes": [self.initial_hash, self.batch_hash],
-            "seconds": self.seconds,
-            "factors": self.factors(),
-            "results": self.csv.read_text(encoding="utf-8"),
-        }
-        save_state(self.plan.folder / RESUME_FILE, state)
+            _copy(self.last, self.wdir / f"epoch{self.epoch}.pt")
+        save_state(self.plan.folder / RESUME_FILE, state_of(self))
         return True
 
     def factors(self) -> dict[str, float]:
@@ -238,46 +244,34 @@ class Trainer(DetectionTrainer):
     def resume_training(self, ckpt: Any) -> None:
         """Continue after the last finished epoch, with the same weights, optimizer, schedule and random state."""
         file = self.plan.folder / RESUME_FILE
-        if not self.plan.resume or not file.is_file():
+        state = group.share(lambda: load_state(file) if self.plan.resume and file.is_file() else None)
+        if state is None:
             return
-        state = load_state(file)
         check_epochs(state, self.epochs)
-        model = unwrap_model(self.model)
         try:
-            model.load_state_dict(state["model"])
-            self.ema.ema.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            restore(self, state)
         except (RuntimeError, ValueError) as err:
             raise ModelError(f"resume: {file} belongs to another model or configuration; start the run anew") from err
-        if state["scaler"]:  # empty when the run was on a CPU
-            self.scaler.load_state_dict(state["scaler"])
-        self.ema.updates = state["ema_updates"]
-        self.best_fitness = state["best_fitness"]
-        for name, value in state["stopper"].items():
-            setattr(self.stopper, name, type(getattr(self.stopper, name))(value))
-        model.criterion = model.init_criterion()
-        if hasattr(model.criterion, "update"):
-            model.criterion.updates = state["criterion_updates"] - 1
-            model.criterion.update()
-        self.start_epoch = state["epoch"] + 1
-        self.train_loader.sampler.set_epoch(self.start_epoch)
         self.initial_hash, self._resumed_hash = state["hashes"]
         self._seconds_before = state["seconds"]
-        write_text(self.csv, state["results"])
-        restore_random_state(state["random"])
+        self._gradients = state.get("gradients", {})
 
     def _close_dataloader_mosaic(self) -> None:
         super()._close_dataloader_mosaic()
         # The trainer restarts the loader next; workers may already have asked for a later epoch.
-        self.train_loader.sampler.set_epoch(self.epoch)
+        self.train_loader.sampler.go_to(self.epoch)
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Stop with advice instead of retrying silently: a repeated epoch would break the match with the control."""
-        if self.loss is None or torch.isfinite(self.loss):
+        self.random_states = group.gather(random_state())  # the first process is about to save
+        losses = group.gather(0.0 if self.loss is None else float(self.loss.detach()))
+        worst = next((loss for loss in losses if not math.isfinite(loss)), None)
+        if worst is None:
             return False
         raise ModelError(
-            f"trainer.lr0: the loss became {float(self.loss.detach())} in epoch {epoch + 1}; lower trainer.lr0 "
-            f"(now {self.args.lr0}) or distill.lambda and start again"
+            f"trainer.lr0: the loss became {worst} in epoch {epoch + 1}; lower trainer.lr0 "
+            f"(now {self.args.lr0}) or, with calibration, distill.calibrate.head / features (else distill.lambda), and "
+            "start again"
         )
 
     def final_eval(self) -> None:
@@ -286,3 +280,16 @@ class Trainer(DetectionTrainer):
 
 def _restart_steps(trainer: Trainer) -> None:
     trainer._step = 0
+    if trainer._gradients:  # Ultralytics clears them after it has resumed
+        give_gradients(trainer.model, trainer._gradients)
+        trainer._gradients = {}
+
+
+def _go_on_accumulating(trainer: Trainer) -> None:
+    """Ultralytics counts from the batch before the first one, also where a run is resumed."""
+    trainer._lag = trainer.last_update + 1
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)

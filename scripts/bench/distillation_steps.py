@@ -34,6 +34,8 @@ from detkd.training.loader import make_set, resized, training_arguments
 from detkd.training.plan import Distillation
 
 THEIRS = "theirs"
+MEASURED = "measured "
+"""Before the name of a method whose step also measures gradients."""
 WARMUP = 3
 EVALUATION = 0.35
 """Share of the training time that loading, evaluation and the start of a process come to, as seen in small runs."""
@@ -98,13 +100,13 @@ class Bench:
         with quiet():
             return stepper(DistillationModel(teacher_file(self.config), self.student()).train(), self.batch)
 
-    def ours(self, config: Mapping[str, Any]) -> Callable[[], None]:
-        """Return a step of a recipe with a live teacher."""
+    def ours(self, config: Mapping[str, Any], *, measured: bool = False) -> Callable[[], None]:
+        """Return a step of a recipe with a live teacher; one that also measures gradients, as calibration does."""
         config = with_packaged_teacher(config)
         recipe = make_recipe(config["distill"])
         model = DistilledDetector(self.student(), live_teacher(config, self.spec.names), recipe)
         model.probe(int(config["imgsz"]), self.teacher_imgsz)
-        model.progress = 0.5
+        model.progress, model.measure, model.measure_parts = 0.5, measured, False
         return stepper(model.train(), self.batch)
 
 
@@ -162,7 +164,10 @@ def measure_steps(queue: Any, *, rounds: int) -> dict[str, Any]:
             bench = Bench(config(Arm("control", "control")), job["initial"])
             steps = {THEIRS: bench.theirs()}
             for arm in arms:
-                steps[arm.label] = bench.plain() if arm.plain else bench.ours(config(arm))
+                words = config(arm)
+                steps[arm.label] = bench.plain() if arm.plain else bench.ours(words)
+                if not arm.plain and words["distill"].get("calibrate"):
+                    steps[MEASURED + arm.label] = bench.ours(words, measured=True)
         console.print(f"{name}: {rounds} rounds of {', '.join(steps)}")
         seconds = clock(steps, rounds)
         record[name] = {
@@ -172,9 +177,14 @@ def measure_steps(queue: Any, *, rounds: int) -> dict[str, Any]:
                 "over_control": ratio(seconds[label], seconds["control"]) if "control" in seconds else None,
             }
             for label in steps
+            if not label.startswith(MEASURED)
         }
         for label, row in record[name].items():
-            console.print(f"  {label}: {row['median_seconds'] * 1000:.0f} ms, {row['ratio']:.3f} of theirs")
+            if MEASURED + label in seconds:
+                row["measured_ratio"] = ratio(seconds[MEASURED + label], seconds[label])
+        for label, row in record[name].items():
+            more = f", {row['measured_ratio']:.2f} of itself when measured" if "measured_ratio" in row else ""
+            console.print(f"  {label}: {row['median_seconds'] * 1000:.0f} ms, {row['ratio']:.3f} of theirs{more}")
         record[name]["facts"] = {
             "rounds": rounds, "threads": torch.get_num_threads(), "batch": len(bench.batch["img"]),
             "imgsz": bench.batch["img"].shape[-1], "environment": environment_record(),

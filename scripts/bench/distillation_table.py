@@ -214,7 +214,7 @@ def interval(value: Mapping[str, Any] | None) -> str:
 
 COLUMNS = (
     "method", "seeds", "AP", "AP50", "AP75", "small", "medium", "large", "NMS-free AP", "gain AP", "gain AP50",
-    "AP50 over Ultralytics", "AP50 over equal time", "false alarms", "minutes", "GB", "step",
+    "AP50 over Ultralytics", "AP50 over equal time", "false alarms", "minutes", "GB", "step", "measured step",
 )  # fmt: skip
 
 
@@ -245,6 +245,7 @@ def rows(results: Path, name: str) -> Iterator[tuple[str, ...]]:
             number(None if seconds is None else seconds / 60),
             number(mean(mine, "peak_memory", "process")),
             number((steps.get(label) or {}).get("ratio"), 2),
+            number((steps.get(label) or {}).get("measured_ratio"), 2),
         )
 
 
@@ -317,9 +318,10 @@ def facts(methods: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
         one = next(iter(timed.values()))
         lines.append(f"`control_time` trains {one['epochs']} epochs, as long as `{one.get('time_of')}` takes.")
     versions = machine["versions"]
+    commits = sorted({str(r["environment"]["commit"])[:12] for m in methods.values() for r in m.values()})
     lines.append(
         f"{machine['cpu']}, {some['threads']} thread{'s' * (some['threads'] != 1)}; torch {versions['torch']}, "
-        f"Ultralytics {versions['ultralytics']}, detkd {str(machine['commit'])[:12]}."
+        f"Ultralytics {versions['ultralytics']}, detkd {', '.join(commits)}."
     )
     return lines
 
@@ -349,5 +351,6 @@ Columns: `gain` is over the control; `control_time` is a control that trains as 
 schedule of its own. `false alarms` are those per image at the threshold where a method finds as much as the control
 does at its best F1. `minutes` are of training, `GB` the peak memory of its process, `step` the wall time of a training
 step with a live teacher, at the student's resolution, over that of Ultralytics' own distillation with the same teacher,
-student and batch.
+student and batch; `measured step` that of a step whose gradients calibration measures (4 in an epoch) over the method's
+others.
 """

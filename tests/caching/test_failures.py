@@ -185,6 +185,32 @@ def test_kill_minus_nine_from_outside(tmp_path: Path, whole: Path) -> None:
     check_whole(folder)
 
 
+def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    begin(folder)
+    left = [".cache-abcd1234.part.json", ".images-abcd1234.part.json", ".used-abcd1234.part"]
+    left.append("shards/.r00-00000-abcd1234.part.safetensors")
+    (folder / "shards").mkdir()
+    for name in left:
+        (folder / name).write_text("{")
+    assert build(folder).complete
+    assert leftovers(folder) == []
+
+
+def test_digests_whose_file_is_taken_for_left_over_are_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process begins to build while this one notes what it has read."""
+    image = tmp_path / "a.jpg"
+    image.write_bytes(b"a")
+    os.utime(image, (0, 0))
+    monkeypatch.setattr("detkd.caching.fingerprint._SETTLED_NS", -(1 << 62))
+
+    def gone(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr("detkd.caching.fingerprint.write_json", gone)
+    assert len(image_digests([image], tmp_path / "images.json")) == 1
+
+
 # --- no room --------------------------------------------------------------------------------------------------------
 
 

@@ -195,6 +195,9 @@ def test_errors_of_the_job(calls: Calls, capfd: pytest.CaptureFixture[str], monk
     calls.answer = OSError(28, "No space left on device", "runs/x")
     assert cli.main(TRAIN) == 2
     assert "runs/x: No space left on device" in capfd.readouterr().err
+    calls.answer = OSError(28, "No space left on device")  # of a library that does not say where
+    assert cli.main(TRAIN) == 2
+    assert capfd.readouterr().err.startswith("detkd train: out: can't write there (No space left on device); make room")
     calls.answer = KeyError("surprise")
     assert cli.main(TRAIN) == 1
     err = capfd.readouterr().err
@@ -275,7 +278,11 @@ def test_sweep_reports_the_job_that_failed(calls: Calls, capfd: pytest.CaptureFi
     assert cli.main([*TRAIN, "seed=0,1", "-m"]) == 2
     assert len(calls) == 2  # one failure does not take the others with it
     err = capfd.readouterr().err
-    assert "detkd train: data.path: gone; check it\n" in err
+    for number in (0, 1):
+        assert (
+            f"detkd train: job {number} failed (model=path model.path='a.pt' data=toy seed={number}): data.path: gone"
+            in err
+        )
     assert "Traceback" not in err
 
 

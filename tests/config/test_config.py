@@ -16,6 +16,7 @@ import detkd.losses.base
 from detkd import paths
 from detkd.config import EXAMPLES, VERBS, build, compose, from_arguments, key_names
 from detkd.errors import ConfigError, DetkdError, ShapeError
+from detkd.quoting import RUN_GROUPS
 from detkd.signature import call_problems, nearest
 
 CONF = paths.config_folder()
@@ -32,6 +33,14 @@ NEEDED = {
     "pseudolabel": ["teacher=t.pt", "data=d", "source=s"],
     "demo": [],
 }
+PLUGINS = {
+    "launch/joblib": "hydra_plugins.hydra_joblib_launcher",
+    "launch/local": "hydra_plugins.hydra_submitit_launcher",
+    "launch/ray": "hydra_plugins.hydra_ray_launcher",
+    "launch/slurm": "hydra_plugins.hydra_submitit_launcher",
+    "sweep/optuna": "hydra_plugins.hydra_optuna_sweeper",
+}
+"""What a preset needs, by its name."""
 PRESETS = sorted(
     file.relative_to(CONF).with_suffix("").as_posix()
     for file in CONF.rglob("*.yaml")
@@ -55,13 +64,16 @@ def test_verb_composes(verb: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_preset_composes(preset: str) -> None:
     group, _, choice = preset.partition("/")
-    if group == "experiment":
+    if group in {"experiment", *RUN_GROUPS}:
+        pytest.importorskip(PLUGINS.get(preset, "hydra"))
         # The second line of an experiment is the command it is meant for.
         lines = (CONF / f"{preset}.yaml").read_text(encoding="utf-8").splitlines()
         assert lines[0] == "# @package _global_"
-        command = re.match(rf"# detkd (\w+) (.*?experiment={re.escape(choice)}\b[^()]*?)(?:\s{{2,}}.*)?$", lines[1])
+        command = re.match(rf"# detkd (\w+) (.*?{group}={re.escape(choice)}\b[^()]*?)(?:\s{{2,}}.*)?$", lines[1])
         assert command, lines[1]
-        config = compose(command[1], shlex.split(command[2]))
+        config = compose(
+            command[1], [word for word in shlex.split(command[2]) if word not in {"--multirun", "seed=0,1,2"}]
+        )
         own = yaml.safe_load((CONF / f"{preset}.yaml").read_text(encoding="utf-8"))
         plain = {key: value for key, value in own.items() if key != "defaults" and not isinstance(value, dict)}
         assert {key: config[key] for key in plain} == plain  # an experiment's values win
@@ -194,6 +206,22 @@ def test_keys_of_pseudolabel() -> None:
     assert config["scales"] == [0.5, 1.0]
     with pytest.raises(ConfigError, match="stage: must be one of all, collect, answer, form, got ask"):
         compose("pseudolabel", [*typed[:3], "stage=ask"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["launch=joblb"],
+            "launch: no such choice, got joblb; did you mean joblib? (choices: joblib, local, ray, slurm)",
+        ),
+        (["sweep=nope"], "sweep: no such choice, got nope"),
+    ],
+)
+def test_presets_of_sweeps(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        compose("train", [*NEEDED["train"], *words])
+    assert compose("train", [*NEEDED["train"], "launch=null"]) == compose("train", NEEDED["train"])
 
 
 def test_experiment_comes_last() -> None:

@@ -344,3 +344,18 @@ def test_cost_of_an_exported_file(onnx_file: Path) -> None:
     assert cost.params is cost.gflops is None
     assert cost.runtime == "ONNX Runtime"
     assert cost.latency_ms > 0
+
+
+def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "somewhere else")
+
+    (tmp_path / "made.onnx").write_text("new")
+    (tmp_path / "out").mkdir()
+    target = tmp_path / "out" / "a.onnx"
+    target.write_text("old")
+    monkeypatch.setattr(exporter.shutil, "copyfile", full)
+    with pytest.raises(DataError, match=r"^out: can't write .*a\.onnx \(No space left on device\); make room"):
+        exporter._install(tmp_path / "made.onnx", target)
+    assert target.read_text() == "old"
+    assert tree(tmp_path / "out") == {"a.onnx"}

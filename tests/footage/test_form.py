@@ -201,6 +201,19 @@ def test_an_interrupted_set_is_refused(world: World, monkeypatch: pytest.MonkeyP
     assert len(load_formed(world.out, NAMES)) == 3
 
 
+def test_what_a_killed_attempt_was_writing_is_removed(world: World) -> None:
+    world.form()
+    left = [
+        "labels/linked/.1-abcd1234.part.txt",
+        "images/linked/.1-abcd1234.part.jpg",
+        "merged/.train-abcd1234.part.json",
+    ]
+    for name in left:
+        (world.out / name).write_text("x")
+    world.form()
+    assert [name for name in left if (world.out / name).exists()] == []
+
+
 def test_ids_depend_on_nothing_else(world: World) -> None:
     before = json.loads(world.form().annotations.read_text())["annotations"]
     world.items.pop(1)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import pytest
 import torch
@@ -153,7 +152,7 @@ def test_attached_gap_has_a_finite_gradient_at_a_match(gamma):
     assert student.grad.abs().max() < 1e-9
 
 
-def test_errors_and_the_temperature_warning():
+def test_errors_and_the_temperature_trap():
     with pytest.raises(ShapeError, match=r"logits: student has shape \(1, 4, 2\), teacher \(1, 4, 1\)"):
         binary_logits(torch.zeros(1, 4, 2), torch.zeros(1, 4, 1), torch.ones(1, 4))
     with pytest.raises(ConfigError, match=r"temperature: must be > 0, got 0; 1 keeps"):
@@ -162,9 +161,6 @@ def test_errors_and_the_temperature_warning():
         BinaryLogits(gamma=-1.0)
     with pytest.raises(ConfigError, match=r"gamma: must be a finite number, got 'high'"):
         BinaryLogits(gamma="high")
-    with pytest.warns(UserWarning, match="background regression") as caught:
-        BinaryLogits(temperature=2.0)
-    assert len(caught) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        BinaryLogits(temperature=1.0)
+    (doubt,) = BinaryLogits(temperature=2.0).doubts()
+    assert doubt.startswith("temperature: 2 with sigmoid scores turns distillation into background regression")
+    assert BinaryLogits(temperature=1.0).doubts() == []

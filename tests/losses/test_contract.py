@@ -95,7 +95,7 @@ def test_files_of_an_earlier_version_still_work():
     recipe = Recipe.from_parts(**{"kd_weight" if key == "lambda" else key: value for key, value in older.items()})
     assert recipe.balance is None
     assert recipe.assignment == "student"
-    assert recipe.factors.tolist() == [1.0, 1.0]
+    assert recipe.factors.tolist() == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("classes", [1, 5])

@@ -92,6 +92,32 @@ def test_only_the_anchors_in_question_are_marked():
     assert torch.equal(found, some & ~assignment.foreground)
 
 
+@pytest.mark.parametrize("flags", [[True, False, True], [False, False, False]])
+def test_images_without_labels_know_no_errors(flags):
+    labelled = torch.tensor(flags)
+    labels = make_labels(images=3)
+    labels = labels._replace(present=labels.present & labelled[:, None])
+    teacher = make_view(2, images=3).head("one2many")
+    assignment = make_labelled(3, labels)
+    assignment = assignment._replace(foreground=assignment.foreground & labelled[:, None])
+    silent = error_weights(teacher, assignment, **OPTIONS)  # labelled, and there is no object
+    assert ((silent == 0.25).any(1)).all()
+    found = error_weights(teacher, assignment._replace(labelled=labelled), **OPTIONS)
+    assert (found[~labelled] == 1).all()
+    assert torch.equal(found[labelled], silent[labelled])
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_an_unlabelled_image_teaches_what_the_labels_can_not_contradict(kind):
+    student, teacher = (make_view(seed, bins=5) for seed in (1, 2))
+    blank = make_assignment(3, share=0.0)._replace(labelled=torch.tensor([False, False]))
+    strict = kind(w_fp=0.0, w_fn=0.0, threshold=0.0)  # there is no anchor on which the teacher sees nothing
+    assert strict(student, teacher, make_context(student, assignment=blank._replace(labelled=None))) == 0
+    value = strict(student, teacher, make_context(student, assignment=blank))
+    assert value > 0
+    assert torch.equal(value, kind()(student, teacher, make_context(student, assignment=blank)))
+
+
 def test_off_is_off():
     teacher, assignment = scene()
     assert ErrorOptions().factors(teacher, assignment) is None

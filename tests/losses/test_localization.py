@@ -10,6 +10,7 @@ from detkd.losses.boxes import Selection
 from detkd.losses.localization import Localization, ValuableBoxes, localization_loss, pairwise_diou, valuable_weights
 from detkd.losses.recipe import Recipe, Term
 from detkd.losses.regions import teacher_quality
+from detkd.ops.anchors import anchor_points
 from detkd.ops.boxes import iou
 from detkd.types import Labels
 from tests.losses.maps import make_labelled, make_labels
@@ -202,6 +203,56 @@ def test_region(dtype):
         assert not weights.requires_grad
         assert weights.min() >= 0
         assert weights.max() <= 1
+
+
+@pytest.mark.parametrize("flags", [[True, False], [False, False]])
+@pytest.mark.parametrize("assigned", [True, False])
+def test_in_an_image_without_labels_the_score_counts(flags, assigned):
+    labels, labelled = make_labels(images=2), torch.tensor(flags)
+    labels = labels._replace(present=torch.ones_like(labels.present) & labelled[:, None])
+    student, teacher, assignment = make_view(1), make_view(2), make_labelled(3, labels)
+    assignment = assignment._replace(foreground=assignment.foreground & labelled[:, None])
+    region, score = ValuableBoxes(assigned=assigned), teacher_quality(teacher.head("one2many").logits)
+    known = region(student, teacher, make_context(student, assignment=assignment))
+    weights = region(student, teacher, make_context(student, assignment=assignment._replace(labelled=labelled)))
+    assert torch.equal(weights[~labelled], score[~labelled])
+    assert torch.equal(weights[labelled], known[labelled])
+
+
+def grid(cells=20):
+    """Centres and strides of three levels over a square image."""
+    shapes = [(cells * k, cells * k) for k in (4, 2, 1)]
+    points, strides = anchor_points(shapes, (8, 16, 32), like=torch.zeros(0))
+    return points * strides, strides
+
+
+@pytest.mark.parametrize("side", [2.0, 4.0, 6.0, 8.0])
+@pytest.mark.parametrize("size", [3.0, 8.0])
+def test_no_tiny_object_is_left_without_anchors(side, size):
+    """Smaller than a cell, wherever it lies in one: anchors around it, none far away, each image for itself."""
+    points, strides = grid()
+    low = torch.rand(50, 1, 2, generator=torch.Generator().manual_seed(1)) * (640 - side)
+    labels = Labels(torch.cat((low, low + side), -1), torch.zeros(50, 1).long(), torch.ones(50, 1).bool())
+    weights = valuable_weights(points, strides, labels, size=size)
+    assert ((weights > 0).sum(1) > 0).all()
+    image, anchor = (weights > 0).nonzero(as_tuple=True)
+    distance = (points[anchor] - low[image, 0] - side / 2).norm(dim=-1)
+    assert (distance < size * strides[anchor, 0]).all()
+    assert (valuable_weights(points, strides, labels, size=size, gamma=1.0) == 0).all()
+
+
+def test_a_tiny_object_takes_the_nearest_anchors():
+    """4 px in the middle of a cell of stride 8, squares of 64: the cell and its eight neighbours.
+
+    Its square has an IoU of 16/4096 = 0.0039, less than what the distance takes away elsewhere: t < 0. The weight is
+    that of an object of 8 px: 64/4096.
+    """
+    points, strides = grid()
+    labels = Labels(torch.tensor([[[322.0, 322, 326, 326]]]), torch.zeros(1, 1).long(), torch.ones(1, 1).bool())
+    weights = valuable_weights(points, strides, labels)[0]
+    around = ((points - 324).abs() <= 8).all(1) & (strides[:, 0] == 8)
+    assert int(around.sum()) == 9
+    torch.testing.assert_close(weights, around * (64 / 4096))
 
 
 def test_errors():

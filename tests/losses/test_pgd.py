@@ -135,6 +135,19 @@ def test_without_labels_the_score_counts():
         assert not weights.requires_grad
 
 
+@pytest.mark.parametrize("flags", [[True, False], [False, True], [False, False]])
+def test_in_an_image_without_labels_the_score_counts(flags):
+    labels, labelled = make_labels(images=2), torch.tensor(flags)
+    labels = labels._replace(present=torch.ones_like(labels.present) & labelled[:, None])
+    student, teacher, assignment = make_view(1), teacher_of(labels), make_labelled(3, labels)
+    score = teacher.head("one2many").logits.sigmoid().amax(-1)
+    known = QualityGaussian()(student, teacher, make_context(student, assignment=assignment))
+    context = make_context(student, assignment=assignment._replace(labelled=labelled))
+    weights = QualityGaussian()(student, teacher, context)
+    torch.testing.assert_close(weights[~labelled], score[~labelled])
+    assert torch.equal(weights[labelled], known[labelled])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_region_in_half_precision_and_with_one_class(dtype):
     labels = make_labels(objects=(((4.0, 4.0, 40.0, 30.0), 0),))

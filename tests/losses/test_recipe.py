@@ -7,12 +7,14 @@ import torch
 
 from detkd.errors import ConfigError, PairError, ShapeError
 from detkd.losses.balance import Balance
-from detkd.losses.base import DistillLoss, Region
+from detkd.losses.base import DistillLoss, Region, tower_channels
 from detkd.losses.binary import BinaryLogits
 from detkd.losses.boxes import BoxIoU, BoxL1
+from detkd.losses.crosshead import CrossHead
 from detkd.losses.pairing import detach_view, known_classes, paired_heads
 from detkd.losses.recipe import Recipe, Schedule, Term
 from detkd.losses.regions import Everywhere, TeacherTop
+from detkd.losses.terms import term_doubts
 from detkd.types import Labels
 from tests.losses.views import ANCHORS, leaves, make_assignment, make_view, pick
 
@@ -185,6 +187,35 @@ def test_missing_outputs_are_refused_by_name(missing, role):
     call(recipe, full, full)
 
 
+def test_the_true_reason_for_a_missing_output_is_given():
+    student, teacher = make_view(1, bins=4), make_view(2)
+    recipe = Recipe([Term("extra", Reads("dist"))])
+    with pytest.raises(PairError, match=r"\(YOLO26 heads have no distance distribution\); choose another loss"):
+        call(recipe, student, teacher)
+    with pytest.raises(PairError, match=r"\(averaged away\); choose another loss or another teacher"):
+        call(recipe, student, teacher._replace(lost={"dist": "averaged away", "feats": "left out"}))
+    with pytest.raises(PairError, match=r"\(it is made of objects or of stored answers, not a head of its own\)"):
+        call(recipe, student, knowing(teacher, torch.ones(2, ANCHORS, dtype=torch.bool)))
+
+
+def test_a_loss_inside_the_head_says_how_to_leave_a_head_out():
+    student, teacher = make_view(1, towers=True), make_view(2, towers=True)
+    teacher = teacher._replace(towers={"one2many": teacher.towers["one2many"]})
+    recipe = Recipe([Term("mine", CrossHead())])
+    recipe.setup_towers(tower_channels(student), tower_channels(teacher))
+    with pytest.raises(PairError, match=r"one2one head .*; set distill\.terms\.mine\.branches=\[one2many\]"):
+        call(recipe, student, teacher)
+    recipe = Recipe([Term("mine", CrossHead(), branches=("one2many",))])
+    recipe.setup_towers(tower_channels(student), tower_channels(teacher))
+    assert list(call(recipe, student, teacher)[1]) == ["kd_mine"]
+
+
+def test_doubtful_arguments_are_named_by_their_key():
+    recipe = Recipe([Term("cls", BinaryLogits(temperature=2.0)), Term("other", BinaryLogits())])
+    (doubt,) = term_doubts(recipe.terms.items())
+    assert doubt.startswith("distill.terms.cls.loss.temperature: 2 with sigmoid scores")
+
+
 def test_wrong_shapes_are_refused():
     with pytest.raises(ShapeError, match=r"distill.terms.odd.loss: must return a scalar, got shape \(2, 64\)"):
         call(Recipe([Term("odd", Shape())]), make_view(1), make_view(2))
@@ -340,9 +371,12 @@ def test_each_group_has_its_factor():
     recipe = Recipe([Term("cls", BinaryLogits()), Term("feats", Layered())])
     recipe.setup((4, 4, 4), (4, 4, 4))
     compared = recipe.compare(student, teacher, {}, 0.5, NATIVE)
-    assert set(compared.groups) == {"head", "features"}
-    recipe.factors[:] = torch.tensor([3.0, 0.5])
-    torch.testing.assert_close(recipe.total(compared), 3 * compared.groups["head"] + 0.5 * compared.groups["features"])
+    assert set(compared.groups) == {"head", "head_o2o", "features"}
+    recipe.factors[:] = torch.tensor([3.0, 2.0, 0.5])
+    parts = compared.groups
+    torch.testing.assert_close(
+        recipe.total(compared), 3 * parts["head"] + 2 * parts["head_o2o"] + parts["features"] / 2
+    )
 
 
 def test_classes_the_teacher_does_not_know_get_no_pressure():
@@ -376,6 +410,37 @@ def test_anchors_of_an_unknown_class_are_left_alone():
     assert not head.logits.grad[0, 5].any()
     assert not head.distances.grad[0, 5].any()
     assert head.logits.grad[0, 6].any()
+
+
+def test_the_class_of_a_label_decides_not_what_is_left_of_its_target():
+    """The assigner's target is 0 where the student's box misses the object or the label isn't trusted at all."""
+    classes = torch.tensor([True, False, True, True, True])
+    teacher = make_view(2)
+    knowing = teacher._replace(heads={n: h._replace(classes=classes) for n, h in teacher.heads.items()})
+    assignment = make_assignment(3)
+    foreground, scores = torch.zeros_like(assignment.foreground), torch.zeros_like(assignment.scores)
+    foreground[0, 4:8] = True  # an unknown class and a known one, each with a target and without
+    scores[0, 4, 1] = scores[0, 6, 3] = 0.9
+    owner = torch.full(foreground.shape, 5)  # off the foreground, the assigner may give a number that is no class
+    owner[0, 4:8] = torch.tensor([1, 1, 3, 3])
+    told = assignment._replace(foreground=foreground, scores=scores, classes=owner)
+    _, _, kept, excluded = known_classes(make_view(1), knowing, {"one2many": told})
+    assert excluded["one2many"].nonzero().tolist() == [[0, 4], [0, 5]]
+    assert kept["one2many"].foreground.nonzero().tolist() == [[0, 6], [0, 7]]
+    assert kept["one2many"].classes[0, 6:8].tolist() == [2, 2]  # numbers among the four that are left
+    untold = told._replace(classes=None)  # then an anchor without a target is not known to be of an unknown class
+    _, _, kept, excluded = known_classes(make_view(1), knowing, {"one2many": untold})
+    assert excluded["one2many"].nonzero().tolist() == [[0, 4]]
+    assert kept["one2many"].classes is None
+
+
+def test_which_images_are_labelled_outlives_the_choice_of_classes():
+    classes = torch.tensor([True, False, True, True, True])
+    teacher = make_view(2)
+    knowing = teacher._replace(heads={n: h._replace(classes=classes) for n, h in teacher.heads.items()})
+    given = make_assignment(3)._replace(labelled=torch.tensor([True, False]))
+    _, _, kept, _ = known_classes(make_view(1), knowing, {"one2many": given})
+    assert kept["one2many"].labelled.tolist() == [True, False]
 
 
 def test_labels_of_a_class_the_teacher_does_not_know_are_not_present():
@@ -433,6 +498,8 @@ def test_an_unknown_assignment_is_named():
 def test_the_state_of_a_run_from_before_there_were_factors_is_taken():
     recipe = usual()
     recipe.load_state_dict({})
-    assert recipe.factors.tolist() == [1.0, 1.0]
+    assert recipe.factors.tolist() == [1.0, 1.0, 1.0]
+    recipe.load_state_dict({"factors": torch.tensor([3.0, 0.5]), "measured": torch.tensor(4)})
+    assert recipe.factors.tolist() == [1.0, 1.0, 1.0]
     with pytest.raises(RuntimeError, match="layer"):
         recipe.load_state_dict({"layer": torch.zeros(1)})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ultralytics.cfg import get_cfg
 
-from detkd.errors import PairError
+from detkd.errors import ModelError, PairError
 from detkd.losses.base import DistillLoss
 from detkd.losses.binary import BinaryLogits
 from detkd.losses.boxes import BoxIoU, BoxL1
@@ -326,6 +326,66 @@ def test_the_recipe_gets_assignments_at_their_places_in_the_batch() -> None:
         assert part[branch].labels.present.sum(1).flatten().tolist() == [1, 0, 0, 1]
         for a, b in zip(whole[branch].labels, part[branch].labels, strict=True):
             torch.testing.assert_close(a[[0, 3], :1], b[[0, 3], :1])
+
+
+def test_the_recipe_is_told_which_images_are_labelled() -> None:
+    model = independent(pair())
+    seen: list[dict] = []
+    compare = model.recipe.compare
+    model.recipe.compare = lambda *args: (seen.append(args[2]), compare(*args))[1]  # type: ignore[method-assign]
+    model.loss(mixed())
+    model.loss(mixed(labelled=[True, False, False, True]))
+    model.loss(mixed(labelled=[True, False, False, True], taught=[False, True, False, True]))
+    model.loss(mixed(labelled=[False] * 4))
+    for branch in ("one2many", "one2one"):
+        found = [part[branch].labelled for part in seen]
+        assert found[0] is None
+        assert [flags.tolist() for flags in found[1:]] == [[True, False, False, True], [False, True], [False] * 4]
+        chosen = seen[1][branch].foreground[3]
+        assert (seen[1][branch].classes[3][chosen] == 3).all()
+
+
+@pytest.mark.parametrize("images", [[1, 3], []])
+def test_an_unlabelled_image_is_no_error_of_the_teacher(images: list[int]) -> None:
+    """With w_fp=0 the teacher is silenced where labels contradict it, which those of an unlabelled image can't."""
+    student = tiny_model(seed=1)
+    student.args = get_cfg()
+    data = mixed(labelled=[image in images for image in range(4)], taught=[image not in images for image in range(4)])
+    values = []
+    for options in ({}, {"w_fp": 0.0, "w_fn": 0.0, "threshold": 0.0}):
+        terms = {"cls": {"loss": BinaryLogits(**options)}, "giou": {"loss": BoxIoU(**options)}}  # type: ignore[arg-type]
+        teacher = LiveTeacher(tiny_model(seed=2), NAMES)
+        model = DistilledDetector(copy.deepcopy(student), teacher, Recipe.from_parts(terms))
+        model.probe(64, 64)
+        values.append(independent(model.train()).loss(data)[1])
+    for name in model.kd_names:
+        assert float(values[0][name]) > 0
+        torch.testing.assert_close(values[1][name], values[0][name])
+
+
+class Broken(DistillLoss):
+    """A loss that is no number."""
+
+    uses = frozenset({"logits"})
+
+    def forward(self, student: View, teacher: View, context: Context) -> torch.Tensor:
+        return student.head(context.branch).logits.sum() * float("nan")
+
+
+def test_a_term_stops_the_run_only_while_it_has_a_weight() -> None:
+    student = tiny_model(seed=1)
+    student.args = get_cfg()
+    terms = {"cls": {"loss": BinaryLogits()}, "broken": {"loss": Broken(), "schedule": {"stop": 0.5, "warmup": 0.0}}}
+    model = DistilledDetector(student, LiveTeacher(tiny_model(seed=2), NAMES), Recipe.from_parts(terms))
+    model.probe(64, 64)
+    model.train().progress = 0.2
+    advice = r"lower trainer.lr0 or, with calibration, distill.calibrate.head / features \(else distill.lambda\)"
+    with pytest.raises(ModelError, match=f"distill.terms: kd_broken, kd_broken_o2o became .*{advice}"):
+        model.loss(batch())
+    model.progress = 0.8
+    total, items = model.loss(batch())
+    assert bool(total.isfinite().all())
+    assert bool(items["kd_broken"].isnan())
 
 
 def test_only_taught_images_keep_their_labels() -> None:

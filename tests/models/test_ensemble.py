@@ -194,6 +194,21 @@ def test_a_head_that_can_not_speak_for_all_classes_is_left_out() -> None:
     assert set(teacher.answer({"img": images()}, look()).heads) == {"one2many"}
 
 
+def test_it_says_what_is_lost_and_which_head_is_silent() -> None:
+    both = members(2, 3, config="yolov8n.yaml")
+    student = look("yolov8n.yaml")
+    assert both[0].answer({"img": images()}, student).head("one2many").dist is not None
+    view = EnsembleTeacher([(member, 1.0) for member in both]).answer({"img": images()}, student)
+    assert view.head("one2many").dist is None
+    assert view.lost is not None
+    assert "several teachers are averaged" in view.lost["dist"]
+    assert "the teacher has no one2one head" in EnsembleTeacher([(both[0], 1.0)]).silence("one2one")
+    free, nms = members(2, classes=["car"])[0], members(3, config="yolov8n.yaml", classes=["person"])[0]
+    said = EnsembleTeacher([(free, 1.0), (nms, 1.0)]).silence("one2one")
+    assert said.startswith("the teachers that answer for it don't know every class that the others know")
+    assert "teacher.nms_conf=0.05" in said
+
+
 def test_what_is_wanted_reaches_the_members() -> None:
     first, second = members(2, 3)
     teacher = EnsembleTeacher([(first, 1.0), (second, 1.0)])

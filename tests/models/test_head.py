@@ -91,6 +91,9 @@ def test_recorder_keeps_the_assignment_of_each_head() -> None:
     chosen = many.foreground[1]
     torch.testing.assert_close(many.boxes_xyxy[1][chosen][0], torch.tensor([16.0, 16.0, 48.0, 48.0]))
     assert (many.scores[1][chosen].argmax(-1) == 1).all()
+    assert many.classes is not None
+    assert (many.classes[1][chosen] == 1).all()
+    assert many.labelled is None
     for part in (many, one):
         assert part.labels is not None
         assert part.labels.present.tolist() == [[False], [True]]

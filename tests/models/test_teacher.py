@@ -158,6 +158,15 @@ def test_a_teacher_of_twice_the_size_finds_objects_in_the_students_pixels() -> N
         torch.testing.assert_close(overlap.amax(1), torch.ones(len(boxes)), rtol=0, atol=1e-3)
 
 
+def test_distributions_of_a_finer_grid_are_lost_and_it_says_so() -> None:
+    student, batch = look("yolov8n.yaml"), {"img": images()}
+    teacher = LiveTeacher(tiny_model("yolov8n.yaml", seed=2), NAMES)
+    assert teacher.answer(batch, student).lost is None
+    view = teacher.answer({**batch, "img_teacher": images(128)}, student)
+    assert view.head("one2many").dist is None
+    assert view.lost == {"dist": "it belongs to cells of another resolution; set teacher.imgsz to imgsz"}
+
+
 def test_objects_need_a_head_to_teach() -> None:
     batch = {"img": images()}
     nms, free = (tiny_model(config, seed=2) for config in ("yolov8n.yaml", "yolo26n.yaml"))

@@ -6,7 +6,7 @@ import pytest
 
 from detkd.errors import ConfigError
 from detkd.losses.regions import Everywhere, TeacherTop
-from detkd.tasks.recipes import make_recipe
+from detkd.tasks.recipes import make_recipe, wants_objects
 
 CLS = {"weight": 1.0, "branches": None, "loss": {"_target_": "detkd.losses.binary.BinaryLogits"}}
 TOP = {"_target_": "detkd.losses.regions.TeacherTop", "fraction": 0.2}
@@ -53,3 +53,21 @@ def test_a_term_s_region_and_schedule_and_the_new_keys():
 def test_bad_values_are_named(change, key):
     with pytest.raises(ConfigError, match=key):
         make_recipe({"terms": {"cls": CLS}, **change})
+
+
+CROSS = {"loss": {"_target_": "detkd.losses.crosshead.CrossHead"}}
+
+
+@pytest.mark.parametrize(
+    ("node", "wanted"),
+    [
+        ({"terms": {"cls": CLS}}, True),
+        ({"terms": {"cls": {**CLS, "branches": ["one2many"]}}}, False),
+        ({"terms": {"cls": CLS}, "heads": {"one2one": 0}}, False),
+        ({"terms": {"cls": {**CLS, "branches": ["one2many"]}}, "assignment": "mixed"}, True),
+        ({"terms": {"cross": CROSS}}, False),
+        ({"terms": {"cross": CROSS, "cls": CLS}}, True),
+    ],
+)
+def test_objects_are_found_only_for_who_reads_them(node, wanted):
+    assert wants_objects(make_recipe(node)) is wanted

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -45,3 +46,33 @@ def test_a_killed_distillation_goes_on_and_ends_like_an_undisturbed_one(tmp_path
     again = subprocess.run([*command, "resume=part"], capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "is finished" in again.stderr
+
+
+def limited(size: int) -> None:
+    """Let no file of this process grow further, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "file"), [(200_000, "last.pt"), (3_000_000, "resume.pt")])
+def test_a_training_whose_disk_is_full_says_so_once_and_goes_on_when_there_is_room(
+    tmp_path: Path, repo: Path, size: int, file: str
+) -> None:
+    words = [
+        "model=yolo26n_half", f"data={repo / 'data' / 'samples'}", "epochs=2", "imgsz=64", "batch=4", "augment=none",
+        "device=cpu", "threads=1", "pictures=0", "trainer.val=false", "out=run",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "detkd", "train"]
+    done = subprocess.run(
+        [*command, *words], capture_output=True, text=True, check=False, preexec_fn=lambda: limited(size)
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("detkd train:")]
+    assert f"{file} (File too large); make room" in line
+    assert "Traceback" not in done.stderr
+    folder = tmp_path / "run"
+    assert json.loads((folder / "run.json").read_text())["status"] == "failed"
+    assert [path for path in folder.rglob("*") if ".part" in path.name] == []
+    assert not (folder / "resume.pt").exists()
+    subprocess.run([*command, "resume=run"], check=True, capture_output=True)
+    assert json.loads((folder / "run.json").read_text())["status"] == "done"

@@ -122,6 +122,10 @@ def test_settings_reach_the_teacher_and_a_cache_asks_exactly(tmp_path: Path) -> 
     assert not exact.teaches("one2one")  # what it would say depends on the student of the moment
     assert isinstance(exact, LiveTeacher)
     assert {p.dtype for p in exact.to(torch.device("cpu")).model.parameters()} == {torch.float32}
+    for recipe, wanted in (("binary", True), ("crosshead", False), ("pkd", False)):
+        typed = ["teacher=t.pt", "student=yolo26n.yaml", "data=toy", f"distill={recipe}"]
+        found = live_teacher({**asked, "distill": compose("distill", typed)["distill"]}, NAMES)
+        assert found.teaches("one2one") is wanted, recipe  # nobody would read what costs NMS in every step
     old = live_teacher({"imgsz": 64, "teacher": {"path": str(path)}}, NAMES)
     assert not old.teaches("one2one")  # a run resumed from an earlier version goes on as it began
 

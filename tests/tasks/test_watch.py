@@ -416,6 +416,33 @@ def test_live_file_of_a_training(tmp_path: Path) -> None:
     assert parts[0].status == "evaluating"
 
 
+def test_a_clock_that_is_set_back_by_an_hour(tmp_path: Path) -> None:
+    """Durations come from a clock that nobody can set; only dates follow the other one."""
+    clock = Clock()
+    writer = Live(tmp_path, "distilled")
+    writer.clock = clock
+    writer.date = lambda: clock.now if clock.now < NOW + 2 else clock.now - 3600
+    trainer = FakeTrainer(clock, epochs=2, steps=10)
+    writer.attach(trainer)
+    trainer.add_callback("on_train_batch_end", lambda _: seen.append(json.loads((tmp_path / LIVE_FILE).read_text())))
+    seen: list[dict[str, Any]] = []
+    trainer.train()
+    speeds = [state["step_seconds"] for state in seen if "step_seconds" in state]
+    assert speeds == pytest.approx([0.4] * len(speeds))
+    assert max(state["done"] for state in seen) == 20  # it went on being written
+    assert all((remaining(state) or 0) >= 0 for state in seen)
+    assert seen[-1]["updated"] < seen[0]["started"]
+    folder = write_run(tmp_path, verb="train", started=NOW + 1000, **process())  # noted before the clock was set
+    assert states(folder, NOW - 3590) == ["evaluating"]
+    assert "ran for 0 s" in shown(write_over(folder), now=NOW - 3000)
+
+
+def write_over(folder: Path) -> Path:
+    state = json.loads((folder / LIVE_FILE).read_text())
+    (folder / LIVE_FILE).write_text(json.dumps({**state, "phase": "interrupted"}))
+    return folder
+
+
 def test_writing_is_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     real = live.write_text

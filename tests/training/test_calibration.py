@@ -18,7 +18,7 @@ from detkd.losses.recipe import Recipe, Schedule
 from detkd.models.distilled import DistilledDetector
 from detkd.models.pull import Pull
 from detkd.models.teacher import LiveTeacher
-from detkd.training.calibration import ALARMS_FILE, Calibrator
+from detkd.training.calibration import ALARMS_FILE, Calibrator, _together
 from detkd.training.plan import Distillation
 from tests.inference.tiny import NAMES, tiny_model
 from tests.models.test_distilled import Adapted, batch
@@ -73,7 +73,8 @@ def test_the_share_is_the_target_after_the_first_measurement(tmp_path):
     assert int(model.recipe.measured) == 1
     model.measure = True
     model.loss(batch())
-    assert model.pull.share("head") == pytest.approx(0.3, rel=1e-4)  # the batch is the same
+    for group in ("head", "head_o2o"):
+        assert model.pull.share(group) == pytest.approx(0.3, rel=1e-4)  # the batch is the same
     calibrator.before_step(model)
     assert not model.measure  # once per epoch
     calibrator.start_epoch()
@@ -108,14 +109,34 @@ def test_measuring_changes_neither_loss_nor_gradient():
         assert a.grad is None or torch.equal(a.grad, b.grad)
 
 
-def test_a_schedule_keeps_its_shape(tmp_path):
+def test_what_fades_on_purpose_is_not_made_up_for(tmp_path):
+    """Neither a schedule, nor the weight of a head, nor the detector's shift from one head to the other."""
+    factors = []
+    for faded in (False, True):
+        model, calibrator = detector(USUAL), Calibrator(tmp_path)
+        model.loss(batch())
+        if faded:
+            model.recipe.schedule = replace(model.recipe.schedule, kind="linear", end=0.5)
+            model.progress = 1.0  # half of the weight is left
+            model.recipe.head_weights["one2many"] = 0.2
+            model.criterion.o2m, model.criterion.o2o = 0.1, 0.9
+        for _ in range(2):
+            measure(model, calibrator)
+        factors.append(model.recipe.factors.tolist()[:2])
+    assert factors[0] == pytest.approx(factors[1], rel=1e-3)
+    assert 1.0 not in factors[0]
+
+
+def test_one_head_alone_is_calibrated(tmp_path):
     model, calibrator = detector(USUAL), Calibrator(tmp_path)
-    pull = Pull(1.0, {"head": 0.05}, {}, {})
-    model.recipe.schedule = replace(model.recipe.schedule, kind="linear", end=0.5)
-    model.progress = 1.0  # half of the weight is left: 0.05 stands for 0.1 of the full one
+    model.recipe.head_weights["one2many"] = 0.0
     for _ in range(2):
-        calibrator.take(model, pull)
-    assert float(model.recipe.factors[0]) == pytest.approx(3.0)
+        measure(model, calibrator)
+    assert model.recipe.factors[0] == 1.0
+    assert model.recipe.factors[1] != 1.0
+    model.measure = True
+    model.loss(batch())
+    assert model.pull.share("head_o2o") == pytest.approx(0.3, rel=1e-4)
 
 
 def test_a_term_without_a_gradient_raises_an_alarm(tmp_path):
@@ -139,13 +160,13 @@ def test_a_term_that_stays_exactly_0_raises_an_alarm(tmp_path):
 
 def test_distillation_that_drowns_the_labels_raises_an_alarm(tmp_path):
     calibrator = Calibrator(tmp_path)
-    calibrator.take(detector(), Pull(0.1, {"head": 2.0}, {}, {}))
+    calibrator.take(detector(), Pull({"head": 0.1}, {"head": 2.0}, {}, {}))
     assert "20 times as hard" in calibrator.alarms[0]
 
 
 def test_calibration_that_can_t_keep_up_raises_an_alarm(tmp_path):
     model, calibrator = detector({**USUAL, "batches": 1}), Calibrator(tmp_path)
-    loud = Pull(0.1, {"head": 2.0}, {}, {})
+    loud = Pull({"head": 0.1}, {"head": 2.0}, {}, {})
     calibrator.take(model, loud)
     assert calibrator.alarms == []  # corrected by this very measurement
     assert float(model.recipe.factors[0]) == pytest.approx(0.3 / 20)
@@ -157,18 +178,26 @@ def test_calibration_that_can_t_keep_up_raises_an_alarm(tmp_path):
 def test_a_group_that_said_nothing_at_first_is_set_freely_later(tmp_path):
     model, calibrator = detector({**USUAL, "batches": 1}), Calibrator(tmp_path)
     for share, factor in ((0.0, 1.0), (0.01, 30.0), (0.01, 60.0)):  # nothing; 0.3 / 0.01; then at most twice
-        calibrator.take(model, Pull(1.0, {"head": share}, {}, {}))
+        calibrator.take(model, Pull({"head": 1.0}, {"head": share}, {}, {}))
         assert float(model.recipe.factors[0]) == pytest.approx(factor)
 
 
-def test_frozen_layers_leave_nothing_to_compare(tmp_path):
+def test_frozen_layers_leave_the_heads_to_compare(tmp_path):
     model, calibrator = detector(USUAL), Calibrator(tmp_path)
     for parameter in model.student_model.model[:-1].parameters():
         parameter.requires_grad_(False)
     for _ in range(2):
         measure(model, calibrator)
-    assert model.recipe.factors.tolist() == [1.0, 1.0]
-    assert [text.split(":")[0] for text in calibrator.alarms] == ["calibrate"]
+    assert calibrator.alarms == []
+    assert 1.0 not in model.recipe.factors.tolist()[:2]
+
+
+def test_nothing_to_compare_raises_an_alarm(tmp_path):
+    model, calibrator = detector(USUAL), Calibrator(tmp_path)
+    for _ in range(2):
+        calibrator.take(model, Pull({"head": 0.0}, {"head": 1.0}, {}, {}))
+    assert model.recipe.factors.tolist() == [1.0, 1.0, 1.0]
+    assert [text.split(":")[0] for text in calibrator.alarms] == ["calibrate.head"]
 
 
 def test_a_term_without_weight_may_be_0(tmp_path):
@@ -190,8 +219,11 @@ def test_a_term_without_weight_may_be_0(tmp_path):
 def test_an_alarm_is_raised_once(tmp_path, capsys):
     calibrator = Calibrator(tmp_path)
     for share in (20, 30):
-        calibrator.alarm(f"head: these terms pull {share} times as hard as the labels")
+        calibrator.alarm("head share", f"head: these terms pull {share} times as hard as the labels")
     assert len(calibrator.alarms) == 1
+    assert len(Calibrator(tmp_path, resume=True).alarms) == 1
+    calibrator.alarm("head labels", "head: something else")
+    assert len(calibrator.alarms) == 2
     assert "".join(capsys.readouterr()).count("alarm head: these terms pull 20 times") == 1
     Calibrator(tmp_path)
     assert not (tmp_path / ALARMS_FILE).exists()  # a new run starts with a clean sheet
@@ -260,3 +292,15 @@ def test_single_terms_are_measured_once_an_epoch(tmp_path):
         seen.append((bool(model.pull.parts), bool(model.pull.groups)))
         calibrator.take(model, model.pull)
     assert seen == [(True, True), (False, True)]
+
+
+def test_processes_measure_together_and_one_without_taught_images_does_not_count(monkeypatch):
+    one, other = (
+        Pull({"head": 2.0}, {"head": 1.0}, {"kd": 0.0}, {"kd": 1.0}),
+        Pull({"head": 4.0}, {"head": 5.0}, {}, {}),
+    )
+    monkeypatch.setattr("detkd.training.calibration.gather", lambda mine: [mine, None, other])
+    assert _together(one) == Pull({"head": 3.0}, {"head": 3.0}, {"kd": 0.0}, {"kd": 1.0})
+    assert _together(None) == other
+    monkeypatch.setattr("detkd.training.calibration.gather", lambda mine: [None, None])
+    assert _together(None) is None

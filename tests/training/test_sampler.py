@@ -22,7 +22,7 @@ def test_order() -> None:
     assert [epoch for epoch, _ in second] == [1] * 5
     assert sorted(i for _, i in first) == list(range(5))
     assert [i for _, i in first] != [i for _, i in second]
-    sampler.set_epoch(0)
+    sampler.go_to(0)
     assert list(sampler) == first
 
 
@@ -114,7 +114,7 @@ def test_unlabelled_images_cycle_without_replacement_over_epochs() -> None:
 def test_a_mixed_epoch_follows_from_seed_and_number() -> None:
     epochs = drawn(mixed(), 4)
     resumed = mixed()
-    resumed.set_epoch(3)
+    resumed.go_to(3)
     assert list(resumed) == epochs[3]
     assert drawn(mixed(seed=5), 4) != epochs
 
