@@ -21,6 +21,7 @@ __all__ = [
     "LIMIT",
     "PART",
     "atomic_path",
+    "is_url",
     "no_room",
     "parse_json",
     "parse_yaml",
@@ -51,6 +52,11 @@ DEPTH = 100
 """Lists and dictionaries inside each other; label, result and run files need less than ten."""
 _YAML_NODES = 1_000_000
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])', re.DOTALL)
+
+
+def is_url(value: object) -> bool:
+    """Whether a path is an address such as `s3://bucket/folder`, which only fsspec can open."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(value)) is not None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 
 from detkd.errors import DataError
 
-__all__ = ["PAD_VALUE", "Placement", "letterbox", "read_image"]
+__all__ = ["PAD_VALUE", "Placement", "decode_image", "letterbox", "read_image"]
 
 PAD_VALUE = 114
 """Grey around a letterboxed image, as in training."""
@@ -82,10 +82,24 @@ def read_image(path: str | Path) -> np.ndarray:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as err:
         raise DataError(f"{path}: can't be read ({err.strerror or err}); check the path") from err
+    return decode_image(content, path)
+
+
+def decode_image(content: bytes | np.ndarray, name: str | Path) -> np.ndarray:
+    """Decode the bytes of an image file as `read_image` does.
+
+    Args:
+        content: The file's bytes, as they are or uint8 (N,).
+        name: Of the file, for the message.
+
+    Raises:
+        DataError: If OpenCV can't read them.
+    """
+    data = np.frombuffer(content, dtype=np.uint8) if isinstance(content, bytes) else content
     try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except cv2.error:
         image = None
     if image is None:
-        raise DataError(f"{path}: not an image that can be read (empty, cut off or another format); replace it")
+        raise DataError(f"{name}: not an image that can be read (empty, cut off or another format); replace it")
     return np.asarray(image)
