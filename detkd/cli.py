@@ -19,8 +19,7 @@ from typing import Any, cast
 from detkd import paths, ranks, usage
 from detkd.config import VERBS, key_names, plain, rewrite_all
 from detkd.errors import ConfigError, DetkdError, printable
-from detkd.faults import translate
-from detkd.io import FULL
+from detkd.faults import explain, translate
 from detkd.quoting import quote, split_commas, split_options
 from detkd.runs import fail_runs
 from detkd.signature import nearest
@@ -139,7 +138,7 @@ def _perform(verb: str, cfg: Any) -> tuple[float | None, int]:
         fail_runs(str(err))
         if os.environ.get("DETKD_TRACEBACK") == "1":
             traceback.print_exception(err)
-        lines, code = _explain(err)
+        lines, code = explain(err)
         write_job(sweep, replace(job, status="failed", error="; ".join(lines), code=code))
         raise _JobFailed("\n".join(lines)) from None
     write_job(sweep, replace(job, status="done", objective=objective))
@@ -202,32 +201,11 @@ def _wants_traceback() -> bool:
     return "1" in (os.environ.get("DETKD_TRACEBACK"), os.environ.get("HYDRA_FULL_ERROR"))
 
 
-def _explain(err: BaseException) -> tuple[list[str], int]:
-    """Return an error in as few lines as it can be, and the exit status: 2 for what a user can fix, 1 for a bug."""
-    if isinstance(err, DetkdError):
-        return str(err).splitlines() or [type(err).__name__], 2
-    if isinstance(err, RecursionError):
-        return ["an input is nested too deep; look for lists inside each other in the files given"], 2
-    if isinstance(err, MemoryError):
-        return ["out of memory; use smaller files, a smaller batch= or imgsz=, or a machine with more"], 2
-    if type(err).__name__ == "OutOfMemoryError":
-        return ["batch: the device ran out of memory; use a smaller batch= or imgsz="], 2
-    if isinstance(err, OSError) and err.filename is not None:
-        return [f"{err.filename}: {err.strerror or err}; check the path, its permissions and free space"], 2
-    if isinstance(err, OSError) and err.errno in FULL:  # of a library that writes without saying where
-        return [f"out: can't write there ({err.strerror}); make room and go on where it stopped"], 2
-    detail = next(iter(str(err).splitlines()), "")
-    return [
-        f"internal error: {type(err).__name__}: {detail}; this is a bug, "
-        "please report it with the traceback that DETKD_TRACEBACK=1 shows"
-    ], 1
-
-
 def _report(verb: str, err: BaseException) -> int:
     """Print an error and return the exit status."""
     if _wants_traceback():
         traceback.print_exception(err)
-    lines, status = _explain(err)
+    lines, status = explain(err)
     who = f"detkd {verb}"
     if not ranks.first():
         # Most mistakes are found by all processes alike; torchrun ends this one before it repeats what the first says.

@@ -6,9 +6,10 @@ import re
 from collections.abc import Collection
 
 from detkd.errors import ConfigError, DetkdError
+from detkd.io import FULL
 from detkd.signature import nearest
 
-__all__ = ["translate"]
+__all__ = ["explain", "translate"]
 
 _EXTRAS = {
     "hydra/launcher": {"joblib": "sweep", "ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"},
@@ -107,3 +108,24 @@ def translate(err: Exception, verb: str, keys: Collection[str], groups: Collecti
         name = f" {err.filename}" if err.filename else ""
         return ConfigError(f"out: can't write{name} ({err.strerror or first}); choose a writable folder with out=...")
     return ConfigError(f"config: {first}; see the whole config with `detkd {verb} ... --cfg job`")
+
+
+def explain(err: BaseException) -> tuple[list[str], int]:
+    """Return an error in as few lines as it can be, and the exit status: 2 for what a user can fix, 1 for a bug."""
+    if isinstance(err, DetkdError):
+        return str(err).splitlines() or [type(err).__name__], 2
+    if isinstance(err, RecursionError):
+        return ["an input is nested too deep; look for lists inside each other in the files given"], 2
+    if isinstance(err, MemoryError):
+        return ["out of memory; use smaller files, a smaller batch= or imgsz=, or a machine with more"], 2
+    if type(err).__name__ == "OutOfMemoryError":
+        return ["batch: the device ran out of memory; use a smaller batch= or imgsz="], 2
+    if isinstance(err, OSError) and err.filename is not None:
+        return [f"{err.filename}: {err.strerror or err}; check the path, its permissions and free space"], 2
+    if isinstance(err, OSError) and err.errno in FULL:  # of a library that writes without saying where
+        return [f"out: can't write there ({err.strerror}); make room and go on where it stopped"], 2
+    detail = next(iter(str(err).splitlines()), "")
+    return [
+        f"internal error: {type(err).__name__}: {detail}; this is a bug, "
+        "please report it with the traceback that DETKD_TRACEBACK=1 shows"
+    ], 1
