@@ -31,8 +31,8 @@ def _no_choice(err: Exception) -> str | None:
     group, _, choice = str(file).removesuffix(".yaml").rpartition("/")
     parent = _IN_FILE.search(str(err))
     if extra := _EXTRAS.get(group, {}).get(choice):
-        asked = parent[1].replace("/", "=") if parent and "/" in parent[1] else f"{group}={choice}"
-        return f"{asked}: needs Hydra's plugin for {choice}, which is not installed; pip install 'detkd[{extra}]'"
+        key = "launch" if group == "hydra/launcher" else "sweep"
+        return f"{key}: needs Hydra's plugin for {choice}, which is not installed; pip install 'detkd[{extra}]'"
     known = sorted(str(option) for option in options or ())
     listed = f" (choices: {', '.join(known)})" if known else ""
     asked = f", asked for by {parent[1]}.yaml" if parent and "/" in parent[1] else ""

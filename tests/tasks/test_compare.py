@@ -110,7 +110,10 @@ def test_leaderboard(folder: Path) -> None:
         (["runs=[poor.json,good.json]", "before=poor.json"], "runs: gives all entries of a leaderboard, so leave out"),
         (["runs=[poor.json,good.json]", "fail_if=AP<0"], "fail_if: compares before and after, not runs="),
         (["runs=[poor.json]", "gt=gt.json"], "runs: a leaderboard needs two detectors or more, got 1"),
-        (["runs=poor.json", "gt=gt.json"], "runs: must be a list or names with values, got poor.json"),
+        (
+            ["runs=poor.json", "gt=gt.json"],
+            "runs: must be a list, names with values or the folder of a sweep, got poor.json",
+        ),
         (
             ["before=poor.json", "after=good.json", "gt=gt.json", "report.resamples=5"],
             "report.resamples: must be a whole number of 100",
