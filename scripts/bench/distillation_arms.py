@@ -107,7 +107,7 @@ PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = {
             "control",
             "binary",
             "uncalibrated:binary+distill.calibrate=null",
-            "share4:binary+distill.calibrate.head=4.0",
+            "share1:binary+distill.calibrate.head=1.0",
             "cls:binary+~distill.terms.giou+~distill.terms.l1",
             "boxes:binary+~distill.terms.cls",
             "one2many:binary+distill.heads.one2one=0",
