@@ -27,7 +27,7 @@ from detkd.progress import console
 
 __all__ = ["RayEngine", "RaySettings", "require_ray"]
 
-_WAVE = 250_000
+_WAVE = 100_000
 """Batches handed to Ray at once: its list of names is what takes memory on this machine."""
 _GROUP = 16
 """Most batches per task of a worker: so much is asked again when one dies."""
