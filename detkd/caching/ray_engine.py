@@ -27,7 +27,7 @@ from detkd.progress import console
 
 __all__ = ["RayEngine", "RaySettings", "require_ray"]
 
-_WAVE = 250_000
+_WAVE = 100_000
 """Batches handed to Ray at once: its list of names is what takes memory on this machine."""
 _GROUP = 16
 """Most batches per task of a worker: so much is asked again when one dies."""
@@ -236,14 +236,20 @@ def _pass(
             num_gpus=size.gpus,
             max_restarts=0,
         )
+        tables = iter(answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+    while True:
         try:
-            for table in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-                for number, kind, content in zip(*(table[name].to_pylist() for name in COLUMNS), strict=True):
-                    if kind:
-                        raise raised(kind, content)
-                    yield number, pickle.loads(content)
+            with _quiet():  # not across `yield`: it would quieten the caller, too
+                table = next(tables, None)
         except RayError as err:
             lost.reason = _first_line(err)
+            return
+        if table is None:
+            return
+        for number, kind, content in zip(*(table[name].to_pylist() for name in COLUMNS), strict=True):
+            if kind:
+                raise raised(kind, content)
+            yield number, pickle.loads(content)
 
 
 def _first_line(err: Exception) -> str:
@@ -253,16 +259,15 @@ def _first_line(err: Exception) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Ray Data's log out of the progress bar; what matters of it is told by us."""
-    from ray.util.annotations import RayDeprecationWarning
-
     logger = logging.getLogger("ray.data")
     level, spread = logger.level, logger.propagate
     logger.setLevel(logging.CRITICAL)
     logger.propagate = False
     try:
         with warnings.catch_warnings():
-            # `max_restarts`, which no other argument replaces; pyproject.toml stops at the last version that has it.
-            warnings.simplefilter("ignore", RayDeprecationWarning)
+            # Ray warns of settings of its own, and of `max_restarts`, which no other argument replaces; pyproject.toml
+            # stops at the last version that has it.
+            warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
         logger.setLevel(level)

@@ -54,7 +54,8 @@ class RayWorker:
                 answer = pickle.dumps(list(islice(records, len(batch))))
                 yield to_table({"number": [number], "error": [""], "content": [answer]})
         except DetkdError as err:
-            yield to_table({"number": [number], "error": [type(err).__name__], "content": [str(err).encode()]})
+            text = f"{err} (on {socket.gethostname()})"
+            yield to_table({"number": [number], "error": [type(err).__name__], "content": [text.encode()]})
         except Exception:
             text = f"on {socket.gethostname()}:\n{traceback.format_exc()}"
             yield to_table({"number": [number], "error": ["RuntimeError"], "content": [text.encode()]})

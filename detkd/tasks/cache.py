@@ -65,9 +65,11 @@ def _build(config: dict[str, Any]) -> CacheResult:
     from detkd.models.weights import quiet
     from detkd.tasks.caches import prepare
     from detkd.tasks.common import get_data
+    from detkd.tasks.engines import check_engine
     from detkd.tasks.pool import with_unlabelled
     from detkd.tasks.teachers import with_packaged_teacher
 
+    check_engine(config)
     node = config.get("cache") or {}
     if str(node.get("kind") or "none") == "none":
         raise ConfigError(

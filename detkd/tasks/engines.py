@@ -9,6 +9,7 @@ from typing import Any
 from detkd.caching.engine import Engine, LocalEngine
 from detkd.caching.ray_engine import RayEngine, RaySettings, require_ray
 from detkd.errors import ConfigError
+from detkd.io import is_url
 from detkd.signature import call_problems
 
 __all__ = ["check_engine", "engine_of", "own_device"]
@@ -50,8 +51,23 @@ def engine_of(config: Mapping[str, Any]) -> Engine:
 
 
 def check_engine(config: Mapping[str, Any]) -> None:
-    """Refuse what can't be used before any work; see `engine_of`."""
+    """Refuse before any work what can't be used: an engine, or object storage where a folder is needed.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
     engine_of(config)
+    places = {"out": config.get("out"), "teacher.path": config["teacher"].get("path")}
+    for group in ("data", "cache", "unlabelled"):
+        node = config.get(group)
+        places[f"{group}.path"] = node.get("path") if isinstance(node, Mapping) else None
+    for key, value in places.items():
+        if value is not None and is_url(value):
+            raise ConfigError(
+                f"{key}: must be a local or shared folder, got {value}; only source= of detkd pseudolabel reads object "
+                "storage, so copy it to a folder first"
+                + (" (results: afterwards)" if key in ("out", "cache.path") else "")
+            )
 
 
 def own_device(config: Mapping[str, Any]) -> Any:

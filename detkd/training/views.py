@@ -170,7 +170,11 @@ class ViewAsker:
         """Return one without the teacher that loads it itself."""
         assert self._reload is not None
         imgsz = self._plan.teacher_imgsz
-        plan = replace(self._plan, distillation=Distillation(source=_absent, recipe=_absent, imgsz=imgsz))
+        plan = replace(
+            self._plan,
+            val=self._plan.train,  # not read there, and so not sent
+            distillation=Distillation(source=_absent, recipe=_absent, imgsz=imgsz),
+        )
         place = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
         return ViewAsker(plan, self._layout, self._phases, place, reload=self._reload)
 
