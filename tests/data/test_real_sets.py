@@ -73,7 +73,8 @@ def test_presets(name: str) -> None:
     text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
     node = yaml.safe_load(text)
     assert all("#" in line for line in text.splitlines()), "every key says what it is"
-    node.pop("train_images", None)  # for estimates, not for loading
+    for key in ("train_images", "use_test"):  # for estimates and reports, not for loading
+        node.pop(key, None)
     if name == "path":
         assert node["path"] == "???"
         node["path"] = "somewhere"
