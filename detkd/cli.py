@@ -88,7 +88,7 @@ def _prepare(verb: str, overrides: Sequence[str], options: Sequence[str]) -> lis
         typed = [_sweep_folder(word) for word in typed]
         folder = _value(typed, "hydra.sweep.dir")
         own += [
-            f"hydra.sweep.dir=runs/{verb}-sweep/{datetime.now():%Y-%m-%d_%H-%M-%S}",
+            _sweep_folder(f"out=runs/{verb}-sweep/{datetime.now():%Y-%m-%d_%H-%M-%S}"),
             f"hydra.sweep.subdir={job_folders(folder)}",
             "+hydra.callbacks.detkd._target_=detkd.sweep_callback.SweepFolder",
         ]
@@ -104,15 +104,20 @@ def _is_sweep(overrides: Sequence[str], options: Sequence[str]) -> bool:
 
 def _value(words: Sequence[str], key: str) -> str | None:
     """Return the value of an override among rewritten words, its quotes taken off."""
-    values = [word.partition("=")[2].strip("'") for word in words if word.partition("=")[0] == key]
+    values = [_bare(word.partition("=")[2]) for word in words if word.partition("=")[0] == key]
     return values[-1] if values else None
 
 
+def _bare(value: str) -> str:
+    """Return a value without its quotes."""
+    return value[1:-1].replace("\\'", "'") if len(value) > 1 and value[0] == value[-1] == "'" else value
+
+
 def _sweep_folder(word: str) -> str:
-    """Turn one fixed `out` of a sweep into the folder that holds the jobs' folders."""
+    """Turn one fixed `out` of a sweep into the folder that holds the jobs' folders, the same one for every process."""
     key, _, value = word.partition("=")
     fixed = key == "out" and value not in ("", "null") and "${" not in value and len(split_commas(value)) == 1
-    return f"hydra.sweep.dir={value}" if fixed else word
+    return f"hydra.sweep.dir={quote(os.path.abspath(os.path.expanduser(_bare(value))))}" if fixed else word
 
 
 def _perform(verb: str, cfg: Any) -> tuple[float | None, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import re
@@ -120,6 +121,7 @@ def test_trainings_side_by_side_share_data_and_cache(
     from tests.inference.tiny import save, tiny_model
 
     installed("joblib_launcher")
+    importlib.import_module("joblib.externals.loky").get_reusable_executor().shutdown()  # those of another test
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     words = [
         f"teacher={save(tiny_model(seed=3), tmp_path / 'teacher.pt')}", "student=yolo26n_half", "data=toy",
