@@ -208,5 +208,8 @@ def test_detkd_unpacks_no_archives(repo: Path) -> None:
         "os.system(",
         "shell=True",
     )
+    # Workers of a Ray cluster are this program on other machines: Ray itself hands them pickles.
+    cluster = {repo / "detkd" / "caching" / name for name in ("ray_engine.py", "ray_worker.py")}
     for file in (repo / "detkd").rglob("*.py"):
-        assert not [word for word in words if word in file.read_text(encoding="utf-8")], file
+        found = [word for word in words if word in file.read_text(encoding="utf-8")]
+        assert found == (["pickle.load"] if file in cluster else []), file
