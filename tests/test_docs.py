@@ -29,7 +29,7 @@ import yaml
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md")])
-SHELL_WORDS = {"cd", "export", "git", "pip", "python", "source", "eval", "sudo"}
+SHELL_WORDS = {"cd", "export", "git", "pip", "python", "ray", "source", "eval", "sudo"}
 """Commands besides `detkd` and `make` that an example may start with."""
 
 
