@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -35,6 +36,8 @@ _HELD_BYTES = 256 << 20
 """Records behind a gap that are kept while the gap is asked again."""
 _STORE_BYTES = 256 << 20
 """Ray's object store where Ray is started here; it holds lists of names and records, no images."""
+_PATIENCE = 10.0
+"""Seconds to wait for the head of a cluster to answer."""
 _PASSED = ("DETKD_TRUST", "YOLO_OFFLINE")
 """Variables of this process that decide how a teacher is loaded."""
 
@@ -170,6 +173,7 @@ def _cluster(settings: RaySettings) -> Iterator[Any]:
         yield ray
         return
     address = settings.address or os.environ.get("RAY_ADDRESS") or "local"
+    _reach(address)
     given: dict[str, Any] = {}
     if address == "local":
         given = {"num_cpus": settings.cores, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
@@ -184,6 +188,26 @@ def _cluster(settings: RaySettings) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Make sure that somebody answers at host:port; Ray itself would try for minutes.
+
+    Raises:
+        ConfigError: If nobody does, or the address is of another kind.
+    """
+    if address in ("local", "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise ConfigError(f"ray.address: must be auto or host:port, got {address}; e.g. ray.address=10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except OSError as err:
+        raise ConfigError(
+            f"ray.address: nobody answers at {address} ({err.strerror or err}); start it there with ray start --head, "
+            "or leave the key out to start Ray here"
+        ) from err
 
 
 def _pool(ray: Any, settings: RaySettings) -> _Size:

@@ -180,6 +180,22 @@ def test_labels_are_the_same_from_both_engines(cluster: Any, teacher: Path, tmp_
 
 
 @pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "ray.address: nobody answers at 127.0.0.1:1"),
+        ("ray://127.0.0.1:10001", "ray.address: must be auto or host:port"),
+        ("head", "ray.address: must be auto or host:port"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path: Path, address: str, message: str) -> None:
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'detkd[ray]'")
+    if ray.is_initialized():
+        ray.shutdown()
+    with pytest.raises(ConfigError, match=message):
+        next(RayEngine(RaySettings(address=address)).run(Echo(tmp_path, 0), [[1]]))
+
+
+@pytest.mark.parametrize(
     ("word", "message"),
     [
         ("engine=spark", "engine: .*spark"),
