@@ -116,12 +116,19 @@ def test_shared_keys_are_the_same_everywhere() -> None:
     }
     assert lines["train"].items() <= lines["distill"].items()
     assert set(lines["distill"]) - set(lines["train"]) == {"control", "dry_run"}
-    # What a cache is built from are keys of distill; those without a use there are given for its experiments.
+    # Only trainings share their work over several devices. What a cache is built from are keys of distill; those without a use there are given for its experiments.
     assert set(lines["distill"]) - set(lines["cache"]) == {"resume"}
-    for key in set(lines["distill"]) & set(lines["cache"]) - {"checkpoint", "control", "pictures", "out", "name"}:
+    for key in set(lines["distill"]) & set(lines["cache"]) - {
+        "checkpoint",
+        "control",
+        "pictures",
+        "out",
+        "name",
+        "device",
+    }:
         assert key == "dry_run" or lines["cache"][key] == lines["distill"][key], key
     assert set(lines["distill"]) - set(lines["doctor"]) == {"resume"}
-    for key in set(lines["distill"]) & set(lines["doctor"]) - {"out", "name", "dry_run", "pictures"}:
+    for key in set(lines["distill"]) & set(lines["doctor"]) - {"out", "name", "dry_run", "pictures", "device"}:
         assert lines["doctor"][key] == lines["distill"][key], key
     for one in ("evaluate", "compare"):
         for other in ("export", "predict"):
