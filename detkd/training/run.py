@@ -20,6 +20,7 @@ from detkd.errors import DataError
 from detkd.training import group
 from detkd.training.calibration import Calibrator
 from detkd.training.checkpoint import RESUME_FILE, check_epochs, load_state
+from detkd.training.integrations import switched
 from detkd.training.plan import TrainPlan, usable_cores
 from detkd.training.resuming import finished
 from detkd.training.trainer import Trainer
@@ -88,7 +89,7 @@ def run_training(plan: TrainPlan) -> Outcome:
     Raises:
         RankError: If another process is gone.
     """
-    with group.watched(), _own_folder(plan) as plan:
+    with group.watched(), switched(None), _own_folder(plan) as plan:
         return group.share(lambda: _finished(plan)) or _train(plan)
 
 
