@@ -36,7 +36,7 @@ def play(case: Case, folder: Path) -> Answer:
     before = Path.cwd()
     os.chdir(folder)
     stdout, stderr = io.StringIO(), io.StringIO()
-    saved = console.file, out.file, console._width, out._width
+    saved = console._file, out._file, console._width, out._width  # `file` would name the stream of now
     try:
         typed = case.make(folder)
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
@@ -52,7 +52,7 @@ def play(case: Case, folder: Path) -> Answer:
                     status = 2
                     print(f"detkd: {err}", file=stderr)
     finally:
-        console.file, out.file, console._width, out._width = saved
+        console._file, out._file, console._width, out._width = saved
         os.chdir(before)
     text = stderr.getvalue() + stdout.getvalue()
     message = "\n".join(line for line in stderr.getvalue().splitlines() if line.startswith("detkd"))
