@@ -105,6 +105,10 @@ def _prepare(config: Mapping[str, Any], spec: DataSpec, check: bool) -> Prepared
             )
     seconds = 0.0
     if not manifest.complete:
+        if config.get("threads") and device == "cpu":
+            import torch
+
+            torch.set_num_threads(int(config["threads"]))  # how sums are split decides their last digits
         seconds = _build(work, folder, device, engine)
     if ranks.first():
         touch_used(folder)
