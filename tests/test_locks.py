@@ -22,7 +22,7 @@ HOLDER = """
 import os, sys, time
 from pathlib import Path
 from detkd.runs import start_run
-start_run(Path(sys.argv[1]), "train", {"seed": 1, "device": "cpu", "batch": 2})
+start_run(Path(sys.argv[1]), "train", {"seed": 1})
 child = os.fork() if sys.argv[2] == "fork" else 1
 if child:
     print("ready", flush=True)

@@ -20,10 +20,18 @@ from torch import Tensor
 from detkd.errors import ConfigError
 from detkd.losses.checks import check_keys, check_number
 
-__all__ = ["GROUPS", "Balance", "gradient_norm", "next_factor"]
+__all__ = ["GROUPS", "KEYS", "Balance", "gradient_norm", "group_key", "next_factor"]
 
 GROUPS = ("head", "head_o2o", "features")
 """Terms on the answers of either head, and terms on feature maps. Each group has a factor of its own."""
+
+KEYS = ("head", "features")
+"""Keys under `distill.calibrate` that hold the shares of the groups."""
+
+
+def group_key(group: str) -> str:
+    """Return the key under `distill.calibrate` that holds the share of a group: both heads have the same."""
+    return group.removesuffix("_o2o")
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Balance:
 
     def __post_init__(self) -> None:
         key = "distill.calibrate"
-        for name in ("head", "features"):
+        for name in KEYS:
             if getattr(self, name) is not None:
                 hint = "0.3 is usual for head, 0.1 for features; null leaves the weights as they are"
                 check_number(f"{key}.{name}", getattr(self, name), above=0.0, hint=hint)
@@ -62,7 +70,7 @@ class Balance:
 
     def target(self, group: str) -> float | None:
         """Return the share a group shall have, None where its weights stay as they are."""
-        value = getattr(self, group.removesuffix("_o2o"))
+        value = getattr(self, group_key(group))
         return None if value is None else float(value)
 
     @classmethod

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkd.data.records import DataSpec
-from detkd.losses.balance import GROUPS, Balance, next_factor
+from detkd.losses.balance import GROUPS, KEYS, Balance, group_key, next_factor
 from detkd.losses.terms import term_doubts
 from detkd.tasks.doctor_checks import Finding, Verdict
 from detkd.tasks.recipes import make_recipe
@@ -66,7 +66,7 @@ def check_recipe(config: Mapping[str, Any]) -> tuple[Finding, Any]:
     terms = ", ".join(f"{name} x {weight:g}" for name, weight in recipe.weights.items()) or "no terms"
     text = f"{terms}; alpha {recipe.alpha:g}, lambda {recipe.kd_weight:g}"
     if recipe.balance is not None:
-        shares = [f"{key} {recipe.balance.target(key)}" for key in ("head", "features") if recipe.balance.target(key)]
+        shares = [f"{key} {recipe.balance.target(key)}" for key in KEYS if recipe.balance.target(key)]
         text += f", calibrated to shares of the gradient: {', '.join(shares)}"
     facts = {"terms": dict(recipe.weights), "alpha": recipe.alpha, "lambda": recipe.kd_weight}
     said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
@@ -126,7 +126,7 @@ def check_share(pulls: Sequence[Pull], recipe: Any) -> Finding:
         if target is not None and share > 0:
             factor = next_factor(1.0, shares, target, bound=balance.bound, limit=balance.limit, first=True)
             facts[group]["factor"] = factor
-            line += f", calibrate.{group.removesuffix('_o2o')}={target:g} makes it {factor:.3g} times as strong"
+            line += f", calibrate.{group_key(group)}={target:g} makes it {factor:.3g} times as strong"
         lines.append(line)
     if len(facts) == 1 and (factor := next(iter(facts.values()))["factor"]) is not None:
         lines[0] += f", as distill.lambda={recipe.kd_weight * factor:.3g} would"

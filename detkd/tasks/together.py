@@ -35,7 +35,8 @@ def begin_together(config: dict[str, Any], verb: str) -> tuple[Path, dict[str, A
     """
     from detkd.tasks.train import begin
 
-    devices = list_devices(config["device"])
+    # A folder to resume may be incomplete, or another process may work there: what opens it says so.
+    devices = list_devices(config.get("device", "auto"))
     _check(config, ranks.world_size() if ranks.launched() else len(devices))
     if not ranks.launched():
         for place in devices:
@@ -109,7 +110,7 @@ def _check(config: Mapping[str, Any], count: int) -> None:
     Raises:
         ConfigError: Naming the key and what to do.
     """
-    batch = int(config["batch"])
+    batch = int(config.get("batch") or 0)
     if count > 1 and batch % count:
         below, above = batch // count * count, (batch // count + 1) * count
         near = f"{below} or {above}" if below else str(above)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ultralytics.utils.torch_utils import unwrap_model
 
 from detkd.io import read_json, write_json
-from detkd.losses.balance import GROUPS, next_factor
+from detkd.losses.balance import GROUPS, group_key, next_factor
 from detkd.losses.recipe import Recipe
 from detkd.losses.terms import column
 from detkd.models.distilled import DistilledDetector
@@ -133,16 +133,16 @@ class Calibrator:
             if calibrated and not any(pull.tasks.get(group, 0.0) > 0 for pull in self._pulls):
                 self.alarm(
                     f"{group} labels",
-                    f"calibrate.{_key(group)}: the labels pull none of the weights that these terms pull ({group}), so "
-                    "nothing can be compared and the weights of the terms stay as they are; freeze fewer layers "
-                    "(trainer.freeze) or set distill.calibrate=null",
+                    f"calibrate.{group_key(group)}: the labels pull none of the weights that these terms pull "
+                    f"({group}), so nothing can be compared and the weights of the terms stay as they are; freeze "
+                    "fewer layers (trainer.freeze) or set distill.calibrate=null",
                 )
             if share <= _LOUD or (calibrated and int(model.recipe.measured) == 0):  # about to be corrected
                 continue
             advice = (
                 "calibration can't keep up: raise distill.calibrate.bound and limit, or lower their weights"
                 if calibrated
-                else f"set distill.calibrate={{{_key(group)}: 0.3}}, or lower their weights"
+                else f"set distill.calibrate={{{group_key(group)}: 0.3}}, or lower their weights"
             )
             self.alarm(f"{group} share", f"{group}: these terms pull {share:.3g} times as hard as the labels; {advice}")
 
@@ -175,11 +175,6 @@ class Calibrator:
         self._said[kind] = text
         write_json(self._file, {"schema": 1, "alarms": self.alarms, "kinds": list(self._said)})
         console.print(f"[yellow]alarm[/yellow] {text}", highlight=False, soft_wrap=True)
-
-
-def _key(group: str) -> str:
-    """Return the key under distill.calibrate that a group belongs to."""
-    return group.removesuffix("_o2o")
 
 
 def _counted(recipe: Recipe, progress: float) -> set[str]:
