@@ -95,21 +95,19 @@ def test_no_room(tmp_path: Path, name: str, write: Any) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_no_room_for_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(**_: Any) -> Any:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("detkd.io.tempfile.mkstemp", full)
-    with pytest.raises(DataError, match=r"^out: can't write .*a.txt \(No space left on device\); make room"):
-        write_text(tmp_path / "a.txt", "a")
-
-
-def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, r"^out: can't write .*a.txt \(No space left on device\); make room"),
+        (errno.EROFS, r"a.txt \(Read-only file system\); choose a writable folder with out="),
+    ],
+)
+def test_a_name_that_can_not_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str) -> None:
     def refused(**_: Any) -> Any:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("detkd.io.tempfile.mkstemp", refused)
-    with pytest.raises(DataError, match=r"a.txt \(Read-only file system\); choose a writable folder with out="):
+    with pytest.raises(DataError, match=message):
         write_text(tmp_path / "a.txt", "a")
 
 

@@ -309,11 +309,17 @@ def test_without_taught_images_a_learnable_layer_still_has_a_gradient() -> None:
         assert not parameter.grad.any()
 
 
-def test_the_recipe_gets_assignments_at_their_places_in_the_batch() -> None:
-    model = independent(pair())
+def assignments_of(model: DistilledDetector) -> list[dict]:
+    """What the recipe is given as assignments from now on, a batch each."""
     seen: list[dict] = []
     compare = model.recipe.compare
     model.recipe.compare = lambda *args: (seen.append(args[2]), compare(*args))[1]  # type: ignore[method-assign]
+    return seen
+
+
+def test_the_recipe_gets_assignments_at_their_places_in_the_batch() -> None:
+    model = independent(pair())
+    seen = assignments_of(model)
     model.loss(mixed())
     model.loss(mixed(labelled=[True, False, False, True]))
     whole, part = seen
@@ -330,9 +336,7 @@ def test_the_recipe_gets_assignments_at_their_places_in_the_batch() -> None:
 
 def test_the_recipe_is_told_which_images_are_labelled() -> None:
     model = independent(pair())
-    seen: list[dict] = []
-    compare = model.recipe.compare
-    model.recipe.compare = lambda *args: (seen.append(args[2]), compare(*args))[1]  # type: ignore[method-assign]
+    seen = assignments_of(model)
     model.loss(mixed())
     model.loss(mixed(labelled=[True, False, False, True]))
     model.loss(mixed(labelled=[True, False, False, True], taught=[False, True, False, True]))
@@ -390,9 +394,7 @@ def test_a_term_stops_the_run_only_while_it_has_a_weight() -> None:
 
 def test_only_taught_images_keep_their_labels() -> None:
     model = independent(pair())
-    seen: list[dict] = []
-    compare = model.recipe.compare
-    model.recipe.compare = lambda *args: (seen.append(args[2]), compare(*args))[1]  # type: ignore[method-assign]
+    seen = assignments_of(model)
     model.loss(mixed(taught=[False, True, False, True]))
     for part in seen[0].values():
         assert part.labels.present.sum(1).flatten().tolist() == [2, 1]
