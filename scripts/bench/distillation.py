@@ -50,6 +50,8 @@ NO_MATTER = ("threads", "workers", "out", "name", "resume", "verbose", "report",
 NOT_FOR_CONTROLS = ("teacher", "distill", "cache")
 EMPTY: tuple[Any, ...] = (None, False, [], {}, "")
 """Values that mean the same as a missing key, so that a new option does not make old runs worthless."""
+LATER = {"data.use_test": True}
+"""Keys that are younger than some records, with the value that does what was done before."""
 
 
 class Queue:
@@ -336,7 +338,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
     """Return the keys in which two configurations differ."""
     found = []
     for key in sorted({*one, *other}, key=str):
-        a, b = one.get(key), other.get(key)
+        a, b = (x.get(key, LATER.get(f"{prefix}{key}")) for x in (one, other))
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += differences(a, b, f"{prefix}{key}.")
         elif a != b and not (a in EMPTY and b in EMPTY):

@@ -215,6 +215,12 @@ def test_new_keys_that_are_off_do_not_count() -> None:
     old = {"config": {"epochs": 3, "teacher": {"imgsz": 64}}, "initial_hash": "i"}
     job = {"config": {"epochs": 3, "teacher": {"imgsz": 64, "half": None}}, "initial_hash": "i", "plain": False}
     assert bench.changed(old, job) == []
+    job["config"]["data"] = {"use_test": True}
+    old["config"]["data"] = {}
+    assert bench.changed(old, job) == []
+    job["config"]["data"] = {"use_test": False}
+    assert bench.changed(old, job) == ["data.use_test"]
+    job["config"]["data"] = {}
     job["config"]["teacher"] = {"imgsz": 96, "half": True}
     assert bench.changed(old, job) == ["teacher.half", "teacher.imgsz"]
     assert bench.changed(old, {**job, "plain": True}) == []
