@@ -84,6 +84,14 @@ PRESETS: dict[str, Preset] = {
         distilled=("teacher.imgsz=512",),
         group_by="camera",
     ),
+    "cctv_few": Preset(  # a tenth of the labels; the teacher has seen all of them, and the other images teach through it
+        data=(*CCTV, "data.labelled=0.1"),
+        student=NANO,
+        teacher="runs/cctv_teacher",
+        words=("imgsz=256", "load_imgsz=512", "epochs=6", "trainer.lr0=0.0008", "trainer.warmup_epochs=0.5"),
+        distilled=("teacher.imgsz=512", "cache=views", "cache.views=6", "cache.check=0"),
+        group_by="camera",
+    ),
     "bccd": Preset(
         data=BCCD,
         student=HALF,

@@ -363,6 +363,18 @@ def test_what_has_to_match() -> None:
     assert tables.mismatch(same, {**same, "steps": 20}) == "steps is 20, the control's 10"
     assert tables.mismatch(same, {**same, "steps": 20, "recipe": "control_time"}) is None
     assert tables.mismatch(same, {**same, "steps": 20, "arm_words": ["epochs=20"]}) is None
+
+
+def test_a_control_without_the_hidden_labels_sees_other_batches() -> None:
+    """Students see the same as each other; the labelled images are those of the control."""
+    facts = {"initial_hash": "i", "batch_hash": "b", "labels_hash": "l", "steps": 10, "arm_words": []}
+    student = {**facts, "recipe": "binary", "config": {"data": {"labelled": 0.1}}}
+    control = {**student, "recipe": "control", "batch_hash": "c"}
+    assert tables.mismatch(control, student) is None
+    assert tables.mismatch(control, {**student, "labels_hash": "m"}) == "labels_hash is m, the control's l"
+    assert "batch_hash" in str(tables.mismatch(student, {**student, "batch_hash": "d"}))
+    everything = {"data": {"labelled": None}}
+    assert "batch_hash" in str(tables.mismatch({**control, "config": everything}, {**student, "config": everything}))
     assert "initial_hash" in str(tables.mismatch(same, {**same, "initial_hash": "j"}))
 
 
