@@ -84,7 +84,7 @@ PRESETS: dict[str, Preset] = {
         distilled=("teacher.imgsz=512",),
         group_by="camera",
     ),
-    "cctv_few": Preset(  # a tenth of the labels; the teacher has seen all of them, and the other images teach through it
+    "cctv_few": Preset(  # a tenth of the labels; the other images teach through the teacher, which has seen all
         data=(*CCTV, "data.labelled=0.1"),
         student=NANO,
         teacher="runs/cctv_teacher",
