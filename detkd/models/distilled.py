@@ -146,18 +146,20 @@ class DistilledDetector(nn.Module):
         compared = self.recipe.compare(student, teacher, assignments, self.progress, native_weights(self.criterion))
         kd, alpha = self.recipe.total(compared), self.recipe.alpha
         _check_finite(compared, loss)
-        if self.measure and count:
-            self.pull = self._pull(compared, loss, count)
+        shown = images if labelled is None else len(labelled)
+        if self.measure and count and shown:
+            # Per image, so that few labels or many unlabelled images don't count as weak labels.
+            self.pull = self._pull(compared, loss * (images / shown), images)
         kd_items = compared.items
         if not count:
             kd, kd_items = kd * 0, {name: value * 0 for name, value in kd_items.items()}
         total = torch.cat([alpha * loss, (1 - alpha) * kd[None] * count])
         return total, {**items, **kd_items, "kd": kd.detach()}
 
-    def _pull(self, compared: Compared, loss: Tensor, count: int) -> Pull:
-        """Measure how hard detection and distillation pull on this batch, as if no head and no schedule faded."""
+    def _pull(self, compared: Compared, loss: Tensor, images: int) -> Pull:
+        """Measure how hard both losses of so many images pull, as if no head and no schedule faded."""
         alpha = self.recipe.alpha
-        groups = {name: (1 - alpha) * count * self.recipe.factor(name) * x for name, x in compared.full.items()}
+        groups = {name: (1 - alpha) * images * self.recipe.factor(name) * x for name, x in compared.full.items()}
         parts = compared.parts if self.measure_parts else {}
         return measure_pull(self.student_model, alpha * loss.sum(), native_weights(self.criterion), groups, parts)
 

@@ -294,6 +294,26 @@ def test_labelled_and_taught_images_may_be_different_ones() -> None:
     torch.testing.assert_close(total[-1], model.loss(unlabelled)[0][-1])
 
 
+def test_pulls_are_compared_image_by_image() -> None:
+    """Half of the labels, or of the lessons, of twin images pull as hard per image; without labels nothing is compared."""
+    model = independent(pair())
+    twins = {**mixed(), "img": mixed()["img"][[0, 1, 0, 1]], "batch_idx": torch.tensor([0.0, 1.0, 2.0, 3.0])}
+    twins["cls"], twins["bboxes"] = twins["cls"][[0, 1, 0, 1]], twins["bboxes"][[0, 1, 0, 1]]
+    measured = []
+    for flags in ({}, {"labelled": [True, True, False, False]}, {"taught": [False, False, True, True]}):
+        model.measure = True
+        model.loss({**twins, **{key: torch.tensor(value) for key, value in flags.items()}})
+        measured.append(model.pull)
+    everything, half_labelled, half_taught = measured
+    assert half_labelled.tasks == pytest.approx(everything.tasks, rel=1e-3)
+    assert half_taught.tasks == pytest.approx(everything.tasks, rel=1e-3)
+    # The region holds anchors of labels too, and sums are divided by a mass of at least 1.
+    assert half_taught.groups == pytest.approx(everything.groups, rel=0.45)
+    model.pull = None
+    model.loss({**twins, "labelled": torch.zeros(4, dtype=torch.bool)})
+    assert model.pull is None
+
+
 def test_without_taught_images_a_learnable_layer_still_has_a_gradient() -> None:
     student = tiny_model(seed=1)
     student.args = get_cfg()
