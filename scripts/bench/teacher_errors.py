@@ -45,8 +45,8 @@ COMMON = [
     "cache.check=0", "trainer.optimizer=AdamW", "trainer.lr0=0.002", "trainer.momentum=0.9",
     "trainer.cos_lr=true", "trainer.warmup_epochs=1.0", "trainer.mosaic=0.0", "trainer.cache=ram", "trainer.val=false",
 ]  # fmt: skip
-"""Words of every run; the control is the recipe without terms, so that it is shown the same views. All anchors are stored,
-because `exposure` asks about any of them."""
+"""Words of every run; the control is the recipe without terms, so that it is shown the same views. All anchors are
+stored, because `exposure` asks about any of them."""
 
 FP = [f"distill.terms.{term}.loss.w_fp=0" for term in ("cls", "giou", "l1")]
 FN = [f"distill.terms.{term}.loss.w_fn=0" for term in ("cls", "giou", "l1")]
