@@ -96,7 +96,7 @@ def test_other_verbs(calls: Calls) -> None:
         ([*TRAIN, "data.on_bda=skip"], "detkd train: data.on_bda: no such key; did you mean data.on_bad?"),
         (["distill", "teacher=a", "student=b", "data=toy", "distill.alhpa=1"], "did you mean distill.alpha?"),
         (["distill", "teacher=a", "student=b", "data=toy", "distill=binry"],
-         "distill: no such choice, got binry; did you mean binary? (choices: binary, "),
+         "distill: no such choice, got binry; did you mean binary? (choices: "),
         (["distill", "teacher=a", "student=b"], "detkd distill: data: missing; e.g. detkd distill teacher="),
         (["train", "data=toy", "model=null"], "detkd train: model: missing; e.g. detkd train model="),
         (["evaluate", "data=toy"], "model: missing; e.g. detkd evaluate model=runs/train data=toy (or detections=...)"),
