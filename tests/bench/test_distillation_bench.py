@@ -378,6 +378,14 @@ def test_a_control_without_the_hidden_labels_sees_other_batches() -> None:
     assert "batch_hash" in str(tables.mismatch({**control, "config": everything}, {**student, "config": everything}))
 
 
+def test_the_page_says_when_most_labels_were_hidden(compared: Path) -> None:
+    assert "Labels of" not in tables.markdown(compared)
+    for file in compared.glob("toy-*.json"):
+        record = read_json(file)
+        write_json(file, {**record, "config": {**record["config"], "data": {"labelled": 0.1}}})
+    assert "Labels of 10% of the training images" in tables.markdown(compared)
+
+
 def test_table_and_object_from_the_committed_files_alone(compared: Path, capsys: pytest.CaptureFixture[str],
                                                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["distillation.py", "--table", "--json", "--results", str(compared)])
