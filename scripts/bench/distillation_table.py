@@ -320,8 +320,8 @@ def facts(methods: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
     ]
     if taught_more(some):
         lines.append(
-            f"Labels of {config['data']['labelled']:.0%} of the training images, the same for all; the others are seen by students alone, "
-            "taught by the teacher. The control takes as many steps on its labelled ones."
+            f"Labels of {config['data']['labelled']:.0%} of the training images, the same for all; students alone see "
+            "the others, taught by the teacher. The control takes as many steps on its labelled ones."
         )
     if with_teacher:
         teacher = with_teacher[0]["teacher"]
