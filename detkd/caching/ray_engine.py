@@ -114,7 +114,9 @@ class RayEngine:
             while done < len(batches):
                 end = min(done + _WAVE, len(batches))
                 wanted = [number for number in range(done, end) if number not in held]
-                arrived, lost = 0, _Loss()
+                if _size_of(held) > _HELD_BYTES:  # what all wait for comes first, or more would be held each time
+                    wanted = wanted[:1]
+                arrived, lost, full = 0, _Loss(), False
                 with closing(_pass(ray, size, asker, batches, wanted, lost)) as answers:
                     for number, records in answers:
                         if len(records) != len(batches[number]):
@@ -124,11 +126,15 @@ class RayEngine:
                         while done in held:
                             yield from held.pop(done)
                             done += 1
-                        if sum(len(one) for records in held.values() for one in records) > _HELD_BYTES:
+                        if full := _size_of(held) > _HELD_BYTES:
                             break
                 fruitless = 0 if arrived else fruitless + 1
-                if done < end:
+                if done < end and not full:
                     _say_lost(done, end, held, lost, fruitless, self.settings.retries)
+
+
+def _size_of(held: Mapping[int, Sequence[bytes]]) -> int:
+    return sum(len(one) for records in held.values() for one in records)
 
 
 @dataclass

@@ -27,6 +27,9 @@ BINS = 16
 VOTE = 0.5
 """IoU from which two boxes of a teacher are about one object."""
 
+AT_ONCE = 256
+"""Boxes whose votes are counted together: all against all of a large image would take a gigabyte."""
+
 
 def side_probabilities(distances: Tensor, spread: Tensor, bins: int) -> Tensor:
     """Turn a distance into a distribution: a Laplace density around it, read at whole cells.
@@ -67,14 +70,14 @@ def vote_spread(
     """
     spread = widen(strides).new_zeros(len(where[0]), 4)
     for image in where[0].unique().tolist():
-        mine = where[0] == image
-        boxes, others = widen(head.boxes_xyxy[image][where[1][mine]]), widen(voters.boxes_xyxy[image])
-        votes = (pairwise_iou(boxes, others) >= VOTE) * teacher_quality(voters.logits[image])  # (M, A)
+        others, strength = widen(voters.boxes_xyxy[image]), teacher_quality(voters.logits[image])
         if voters.known is not None:
-            votes = votes * voters.known[image]
-        apart = torch.stack([(votes * torch.cdist(boxes[:, i : i + 1], others[:, i : i + 1], p=1)).sum(1)
-                             for i in range(4)], dim=-1)  # fmt: skip
-        spread[mine] = apart / votes.sum(1, keepdim=True).clamp(min=1e-9)
+            strength = strength * voters.known[image]
+        for some in (where[0] == image).nonzero()[:, 0].split(AT_ONCE):
+            boxes = widen(head.boxes_xyxy[image][where[1][some]])
+            votes = (pairwise_iou(boxes, others) >= VOTE) * strength  # (M, A)
+            apart = torch.stack([(votes * (boxes[:, i : i + 1] - others[:, i]).abs()).sum(1) for i in range(4)], dim=-1)
+            spread[some] = apart / votes.sum(1, keepdim=True).clamp(min=1e-9)
     return (spread / widen(strides)[where[1]]).clamp(min=least)
 
 
@@ -117,8 +120,8 @@ class AuxiliaryDistances(DistillLoss):
     The teacher's distribution is its own where it has one (YOLOv8, YOLO11); else it is a Laplace density around its
     distance, as wide as the boxes of its one-to-many head disagree about that side (`vote_spread`).
 
-    Needs a live teacher, uncompiled on both sides. The branch is new at the start, so the loss is not 0 for equal
-    answers.
+    Needs a student that is not compiled; of the teacher it reads answers only, stored ones too. The branch is new at
+    the start, so the loss is not 0 for equal answers.
 
     Args:
         labels: Weight of the part that learns from labels; >= 0.
@@ -132,6 +135,7 @@ class AuxiliaryDistances(DistillLoss):
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"logits", "boxes", "towers"})
+    of_teacher: ClassVar[frozenset[str]] = frozenset({"logits", "boxes"})
     alternative: ClassVar[str] = "use distill=binary, or set distill.terms.TERM.branches=[one2many]"
     stage: int | None = 2
 

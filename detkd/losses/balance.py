@@ -118,5 +118,10 @@ def gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> float:
     if not loss.requires_grad or not parameters:  # all of them frozen
         return 0.0
     gradients = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
-    squares = [g.detach().double().square().sum() for g in gradients if g is not None]
+    squares = [_double(g.detach()).square().sum() for g in gradients if g is not None]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def _double(x: Tensor) -> Tensor:
+    """Return a tensor in double precision, which Apple's GPUs don't have."""
+    return (x.cpu() if x.device.type == "mps" else x).double()

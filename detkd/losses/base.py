@@ -48,13 +48,19 @@ class DistillLoss(nn.Module):
     Attributes:
         uses: What the loss reads of a view: "logits", "boxes", "dist", "feats", "towers". What is missing is refused by
             name.
+        of_teacher: What of that it reads of the teacher, where it needs less of it than of the student; None for all.
         alternative: What to do where it is missing, for the message; TERM stands for the term's name.
         stage: After which of a tower's stages its maps are read, counted from 1; None for losses that read none.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset()
+    of_teacher: ClassVar[frozenset[str] | None] = None
     alternative: ClassVar[str] = ""
     stage: int | None = None
+
+    def reads(self, role: str) -> frozenset[str]:
+        """Return what it reads of the view of one side, "student" or "teacher"."""
+        return self.uses if role == "student" or self.of_teacher is None else self.of_teacher
 
     def setup(self, student_channels: tuple[int, ...], teacher_channels: tuple[int, ...]) -> None:
         """Build layers that depend on the pair, once, before the optimizer exists. Most losses have none."""
@@ -64,7 +70,7 @@ class DistillLoss(nn.Module):
 
         Args:
             student: Widths for each head that this loss compares.
-            teacher: The same of the teacher.
+            teacher: The same of the teacher; empty for losses that do not read its towers.
         """
 
     def doubts(self) -> list[str]:
@@ -84,13 +90,20 @@ class Region(nn.Module):
         raise TypeError(f"{type(self).__name__} does not implement forward()")
 
 
-def tower_stage(losses: Iterable[DistillLoss]) -> int | None:
-    """Return the stage at which these losses read the towers, None if none does.
+def tower_stage(terms: Iterable[tuple[str, DistillLoss]]) -> int | None:
+    """Return the stage at which the losses of terms read the towers, None if none does.
+
+    Args:
+        terms: Name and loss of each.
 
     Raises:
         ConfigError: If they want different ones; a view has the maps of one stage.
     """
-    stages = sorted({loss.stage for loss in losses if loss.stage is not None})
-    if len(stages) > 1:
-        raise ConfigError(f"distill.terms: losses read the towers at stages {stages}; give all of them the same stage")
-    return stages[0] if stages else None
+    stages = {name: loss.stage for name, loss in terms if loss.stage is not None}
+    if len(set(stages.values())) > 1:
+        told = ", ".join(f"{name} at {stage}" for name, stage in stages.items())
+        raise ConfigError(
+            f"distill.terms: losses read the towers after different stages ({told}); give those with a stage the same "
+            "(distill.terms.NAME.loss.stage), or leave one of them out"
+        )
+    return next(iter(stages.values()), None)

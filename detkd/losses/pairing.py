@@ -63,7 +63,7 @@ def check_outputs(loss: DistillLoss, term: str, view: View, branch: Branch, role
         "feats": view.feats,
         "towers": None if view.towers is None else view.towers.get(branch),
     }
-    missing = [name for name in sorted(loss.uses) if have.get(name) is None]
+    missing = [name for name in sorted(loss.reads(role)) if have.get(name) is None]
     if missing:
         instead = loss.alternative.replace("TERM", term) or f"choose another loss or another {role}"
         raise PairError(

@@ -164,7 +164,7 @@ class Recipe(nn.Module):
     @property
     def uses(self) -> frozenset[str]:
         """All outputs that some term reads, so that a source can skip the rest."""
-        return frozenset().union(*(self._loss(name).uses for name in self.terms))
+        return frozenset().union(*(self._loss(name).reads("teacher") for name in self.terms))
 
     def setup(self, student_channels: tuple[int, ...], teacher_channels: tuple[int, ...]) -> None:
         """Let each loss build the layers it needs, once, before the optimizer exists."""
@@ -172,12 +172,19 @@ class Recipe(nn.Module):
             self._loss(name).setup(student_channels, teacher_channels)
 
     def setup_towers(self, student: Mapping[str, TowerChannels], teacher: Mapping[str, TowerChannels]) -> None:
-        """Let each loss that reads maps inside the heads build its layers; each is given the heads it compares."""
+        """Let each loss that reads maps inside the heads build its layers; each is given the heads it compares.
+
+        Args:
+            student: Widths for each head that is distilled.
+            teacher: The same of the teacher, empty where nobody reads its towers.
+        """
         for name in self.terms:
-            both = [branch for branch in self.branches[name] if branch in student and branch in teacher]
-            if "towers" in self._loss(name).uses:
-                heads = [branch for branch in both if self.head_weights[branch] != 0]
-                self._loss(name).setup_towers({b: student[b] for b in heads}, {b: teacher[b] for b in heads})
+            loss = self._loss(name)
+            if "towers" not in loss.uses:
+                continue
+            theirs = teacher if "towers" in loss.reads("teacher") else {}
+            heads = [branch for branch in self.branches[name] if branch in student and branch in (theirs or student)]
+            loss.setup_towers({b: student[b] for b in heads}, {b: theirs[b] for b in heads if b in theirs})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take the state of a run that began when recipes had no factors, or fewer: they are measured anew."""
@@ -189,7 +196,7 @@ class Recipe(nn.Module):
     @property
     def stage(self) -> int | None:
         """The stage of the heads' towers at which losses read them, None if none does."""
-        return tower_stage(self._loss(name) for name in self.terms)
+        return tower_stage((name, self._loss(name)) for name in self.terms)
 
     def paired(self, student: Iterable[str], teacher: Iterable[str]) -> tuple[Branch, ...]:
         """Return the heads that will be distilled, given the names of those there are; see `paired_heads`."""

@@ -93,8 +93,10 @@ class DistilledDetector(nn.Module):
             torch.manual_seed(0)
             if "feats" in self.recipe.uses and student.feats is not None and teacher.feats is not None:
                 self.recipe.setup(*(tuple(maps.shape[1] for maps in view.feats or ()) for view in (student, teacher)))
-            if student.towers is not None and teacher.towers is not None:
-                self.recipe.setup_towers(tower_channels(student), tower_channels(teacher))
+            if student.towers is not None:
+                heads = frozenset[str](self.recipe.paired(student.heads, teacher.heads))
+                widths = {branch: width for branch, width in tower_channels(student).items() if branch in heads}
+                self.recipe.setup_towers(widths, tower_channels(teacher))
         self.recipe.to(student.strides.device)
 
     def _look(self, call: Callable[[], Any]) -> tuple[Any, View]:

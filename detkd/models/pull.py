@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import detkd.environment
@@ -63,6 +64,12 @@ def _trained(module: nn.Module | None) -> list[nn.Parameter]:
     return [] if module is None else [p for p in module.parameters() if p.requires_grad]
 
 
+def _norm(loss: Tensor, parameters: Sequence[Tensor], scale: float) -> float:
+    """Return the norm of a gradient, measured at a scale where it can be."""
+    lifted = gradient_norm(loss * scale, parameters) / scale
+    return lifted if scale == 1.0 or math.isfinite(lifted) else gradient_norm(loss, parameters)
+
+
 def measure_pull(
     student: DetectionModel,
     task: Tensor,
@@ -90,10 +97,10 @@ def measure_pull(
         if same is not None:  # a backward pass less
             tasks[name] = tasks[same]
         else:
-            tasks[name] = gradient_norm(task * scale, common[name]) / scale / weight if weight > 0 else 0.0
+            tasks[name] = _norm(task, common[name], scale) / weight if weight > 0 else 0.0
     return Pull(
         tasks,
-        {name: gradient_norm(value * scale, common[name]) / scale for name, value in groups.items()},
-        {name: gradient_norm(value * scale, everything) / scale for name, value in parts.items()},
+        {name: _norm(value, common[name], scale) for name, value in groups.items()},
+        {name: _norm(value, everything, scale) for name, value in parts.items()},
         {name: float(value.detach()) for name, value in parts.items()},
     )

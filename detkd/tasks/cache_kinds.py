@@ -96,7 +96,7 @@ def check_terms(config: Mapping[str, Any]) -> None:
 
     recipe = make_recipe(config.get("distill") or {}, tuple(config.get("plugins") or ()))
     for name, loss in recipe.terms.items():
-        if kept := sorted(loss.uses - {"logits", "boxes"}):
+        if kept := sorted(loss.reads("teacher") - {"logits", "boxes"}):
             raise ConfigError(
                 f"distill.terms.{name}: reads {', '.join(kept)}, which no cache keeps; use cache=none, or take the "
                 f"term out with ~distill.terms.{name}"

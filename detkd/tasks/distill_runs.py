@@ -171,7 +171,12 @@ def _control(config: Mapping[str, Any], spec: DataSpec, folder: Path, shown: Map
 
 def _read_control(folder: Path, spec: DataSpec, config: Mapping[str, Any]) -> TrainResult:
     """Read an earlier control; its detections are evaluated on the labels of this run."""
-    record = read_json(folder / "metrics.json")
+    record, started = read_json(folder / "metrics.json"), read_config(folder)
+    if (epochs := started.get("epochs", config["epochs"])) != config["epochs"]:
+        raise PairError(
+            f"control: {folder} was trained for {epochs} epochs, this run is to have {config['epochs']}, so a gain "
+            f"would mean nothing; use epochs={epochs} or control=true"
+        )
     truth = load_truth(to_coco(report_set(spec, str(config.get("checkpoint") or "last"))))
     protocol = record["metrics"]["protocol"]
     if protocol.get("gt_sha256") != truth.sha256:
@@ -183,7 +188,7 @@ def _read_control(folder: Path, spec: DataSpec, config: Mapping[str, Any]) -> Tr
         truth,
         folder / "detections.json",
         source=str(folder),
-        seed=read_config(folder).get("seed"),
+        seed=started.get("seed"),
         settings=protocol.get("settings"),
     )
     return TrainResult(folder, run, record["cost"], Path(record["weights"]), read_json(folder / "outcome.json"))

@@ -55,5 +55,6 @@ def wants_objects(recipe: Any) -> bool:
     if recipe.assignment != "student":
         return True
     return recipe.head_weights["one2one"] != 0 and any(
-        "one2one" in recipe.branches[name] and "towers" not in loss.uses for name, loss in recipe.terms.items()
+        "one2one" in recipe.branches[name] and "towers" not in loss.reads("teacher")
+        for name, loss in recipe.terms.items()
     )

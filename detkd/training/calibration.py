@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,17 @@ class Calibrator:
         """Register with a trainer."""
         trainer.add_callback("on_train_epoch_start", self.start_epoch)
         trainer.add_callback("on_train_batch_end", self.after_step)
+        trainer.add_callback("on_train_epoch_end", self.end_epoch)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """How long each term has been exactly 0, for a run that goes on after an interruption."""
+        return {"zero": None if self._zero is None else self._zero.tolist(), "steps": self._steps}
+
+    @state.setter
+    def state(self, value: Mapping[str, Any]) -> None:
+        self._zero = None if value["zero"] is None else torch.tensor(value["zero"])
+        self._steps = value["steps"]
 
     def start_epoch(self, _trainer: Any = None) -> None:
         """Make the epoch's measurement due."""
@@ -92,12 +104,22 @@ class Calibrator:
 
     def take(self, model: DistilledDetector, pull: Pull) -> None:
         """Add a measurement; the last of an epoch moves the factors."""
-        balance = model.recipe.balance
         self._pulls.append(pull)
         if len(self._pulls) == 1:
             self._check(model, pull)
-        if len(self._pulls) < (balance.batches if balance else 1):
-            return
+        balance = model.recipe.balance
+        if len(self._pulls) >= (balance.batches if balance else 1):
+            self._conclude(model)
+
+    def end_epoch(self, trainer: Any) -> None:
+        """Make do with what was measured, where an epoch has fewer batches than a measurement."""
+        model = unwrap_model(trainer.model)
+        if self._pulls and not self._done:
+            self._conclude(model)
+
+    def _conclude(self, model: DistilledDetector) -> None:
+        """Move the factors by what the epoch's batches say."""
+        balance = model.recipe.balance
         self._done = True
         model.measure = False
         self._check_shares(model)
@@ -128,9 +150,11 @@ class Calibrator:
         """Raise the alarms that an epoch's measurement gives reason for."""
         balance = model.recipe.balance
         for group in self._pulls[0].groups:
-            share = statistics.median(pull.share(group) for pull in self._pulls)
+            shares = [share for pull in self._pulls if math.isfinite(share := pull.share(group))]
+            share = statistics.median(shares) if shares else 0.0
             calibrated = balance is not None and balance.target(group) is not None
-            if calibrated and not any(pull.tasks.get(group, 0.0) > 0 for pull in self._pulls):
+            idle = not any(pull.tasks.get(group, 0.0) > 0 for pull in self._pulls)
+            if calibrated and idle and any(pull.groups.get(group, 0.0) > 0 for pull in self._pulls):
                 self.alarm(
                     f"{group} labels",
                     f"calibrate.{group_key(group)}: the labels pull none of the weights that these terms pull "
@@ -154,7 +178,7 @@ class Calibrator:
         if not names or model.recipe.schedule(model.progress) <= 0:
             return
         zero = torch.stack([items[name] for name in names]) == 0
-        self._zero = zero.long() if self._zero is None else (self._zero + 1) * zero
+        self._zero = zero.long() if self._zero is None else (self._zero.to(zero.device) + 1) * zero
         self._steps += 1
         if self._steps % _SILENT:
             return

@@ -46,6 +46,7 @@ def state_of(trainer: Any) -> dict[str, Any]:
         "hashes": [trainer.initial_hash, trainer.batch_hash],
         "seconds": trainer.seconds,
         "factors": trainer.factors(),
+        "calibrator": trainer.calibrator.state,
         "notes": list(trainer.notes.said),
         "results": trainer.csv.read_text(encoding="utf-8"),
     }
@@ -74,6 +75,8 @@ def restore(trainer: Any, state: dict[str, Any]) -> None:
         model.criterion.update()
     trainer.start_epoch = state["epoch"] + 1
     trainer.train_loader.sampler.go_to(trainer.start_epoch)
+    if "calibrator" in state:  # else the run began with an earlier version
+        trainer.calibrator.state = state["calibrator"]
     trainer.last_update = state.get("last_update", -1)
     write_text(trainer.csv, state["results"])
     random_states = [state["random"], *state.get("ranks", ())]

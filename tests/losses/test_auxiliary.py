@@ -8,7 +8,11 @@ import torch
 from detkd.errors import ConfigError, PairError
 from detkd.losses.auxiliary import BINS, AuxiliaryDistances, label_distances, side_probabilities, vote_spread
 from detkd.losses.base import tower_channels
+from detkd.losses.recipe import Recipe
+from detkd.models.distilled import DistilledDetector
+from detkd.models.teacher import LiveTeacher
 from detkd.types import Assignment, HeadOutput, View
+from tests.inference.tiny import NAMES, tiny_model
 from tests.losses.views import ANCHORS, leaves, make_assignment, make_context, make_view
 
 
@@ -49,6 +53,15 @@ def test_spread_by_hand():
     sure = head_of([[0, 0, 40, 40], [0, 0, 48, 40], [100, 100, 120, 120]], [0.9, 0.1, 0.9])
     found = vote_spread(sure, sure, strides, where, least=0.1)[:, 2]
     torch.testing.assert_close(found, torch.tensor([0.2, 1.8, 0.1]))  # the sure box hardly doubts itself
+
+
+def test_votes_are_counted_in_parts(monkeypatch):
+    """A crowd at high resolution would take gigabytes at once."""
+    head = head_of([[0, 0, 40 + i, 40] for i in range(7)], [0.5] * 7)
+    where, strides = (torch.zeros(7, dtype=torch.long), torch.arange(7)), torch.full((7, 1), 4.0)
+    whole = vote_spread(head, head, strides, where, least=0.1)
+    monkeypatch.setattr("detkd.losses.auxiliary.AT_ONCE", 3)
+    assert torch.equal(vote_spread(head, head, strides, where, least=0.1), whole)
 
 
 def test_boxes_that_a_source_does_not_know_have_no_vote():
@@ -131,6 +144,21 @@ def test_it_learns_the_teachers_width():
         optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.2 * values[0]
+
+
+def test_any_teacher_will_do_that_has_boxes():
+    """Objects, stored answers, several teachers: none of them shows maps of its towers."""
+    student = tiny_model(seed=1)
+    teacher = LiveTeacher(tiny_model("yolov8n.yaml", seed=2), NAMES, nms_conf=0.05)
+    recipe = Recipe.from_parts({"aux": {"loss": AuxiliaryDistances()}})
+    assert recipe.uses == {"logits", "boxes"}
+    model = DistilledDetector(student.train(), teacher, recipe)
+    model.probe(64, 64)
+    assert model.kd_names == ("kd_aux", "kd_aux_o2o", "kd")
+    assert set(recipe.terms["aux"].branches) == {"one2many", "one2one"}
+    alone = DistilledDetector(student, LiveTeacher(tiny_model("yolov8n.yaml", seed=2), NAMES), recipe)
+    alone.probe(64, 64)  # nobody teaches the other head, so it gets no layers that would never learn
+    assert set(recipe.terms["aux"].branches) == {"one2many"}
 
 
 def test_without_labels_the_teacher_teaches_alone():

@@ -260,10 +260,10 @@ def test_adapters_turn_the_students_width_into_the_teachers():
 
 def test_losses_agree_on_one_stage():
     assert tower_stage([]) is None
-    assert tower_stage([BinaryLogits(), DistillLoss()]) is None
-    assert tower_stage([CrossHead(stage=2), BinaryLogits(), CrossHead(stage=2)]) == 2
-    with pytest.raises(ConfigError, match=r"distill.terms: losses read the towers at stages \[1, 2\]; give all"):
-        tower_stage([CrossHead(stage=1), CrossHead(stage=2)])
+    assert tower_stage([("a", BinaryLogits()), ("b", DistillLoss())]) is None
+    assert tower_stage([("a", CrossHead(stage=2)), ("b", BinaryLogits()), ("c", CrossHead(stage=2))]) == 2
+    with pytest.raises(ConfigError, match=r"distill.terms: losses read the towers .*\(a at 1, b at 2\); give"):
+        tower_stage([("a", CrossHead(stage=1)), ("b", CrossHead(stage=2))])
 
 
 def test_errors():

@@ -67,6 +67,7 @@ CROSS = {"loss": {"_target_": "detkd.losses.crosshead.CrossHead"}}
         ({"terms": {"cls": {**CLS, "branches": ["one2many"]}}, "assignment": "mixed"}, True),
         ({"terms": {"cross": CROSS}}, False),
         ({"terms": {"cross": CROSS, "cls": CLS}}, True),
+        ({"terms": {"aux": {"loss": {"_target_": "detkd.losses.auxiliary.AuxiliaryDistances"}}}}, True),
     ],
 )
 def test_objects_are_found_only_for_who_reads_them(node, wanted):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import detkd.environment
 
@@ -190,6 +192,49 @@ def test_frozen_layers_leave_the_heads_to_compare(tmp_path):
         measure(model, calibrator)
     assert calibrator.alarms == []
     assert 1.0 not in model.recipe.factors.tolist()[:2]
+
+
+def test_an_epoch_shorter_than_a_measurement_is_measured_whole(tmp_path):
+    model, calibrator = detector({**USUAL, "batches": 4}), Calibrator(tmp_path)
+    trainer = SimpleNamespace(model=model)
+    for share, factor in ((0.1, 3.0), (0.6, 1.5)):  # 0.3 / 0.1; then 0.3 / 0.6
+        calibrator.start_epoch()
+        for _ in range(3):
+            calibrator.take(model, Pull({"head": 1.0}, {"head": share}, {}, {}))
+        calibrator.end_epoch(trainer)
+        assert float(model.recipe.factors[0]) == pytest.approx(factor)
+    assert int(model.recipe.measured) == 2
+    calibrator.start_epoch()
+    calibrator.end_epoch(trainer)  # of which nothing was measured
+    assert int(model.recipe.measured) == 2
+
+
+def test_what_overflowed_has_no_say(tmp_path):
+    model, calibrator = detector({**USUAL, "batches": 3}), Calibrator(tmp_path)
+    for _ in range(2):
+        calibrator.start_epoch()
+        for norm in (math.inf, math.nan, 0.1):
+            calibrator.take(model, Pull({"head": 1.0}, {"head": norm}, {}, {}))
+    assert float(model.recipe.factors[0]) == pytest.approx(6.0)
+    assert calibrator.alarms == []
+
+
+def test_a_silent_term_is_counted_across_an_interruption(tmp_path):
+    model, first = detector(cls=BinaryLogits(), nothing=Nothing()), Calibrator(tmp_path)
+    items = {name: torch.tensor(0.0 if "nothing" in name else 1.0) for name in model.kd_names}
+    for _ in range(12):
+        first._watch(model, items)
+    again = Calibrator(tmp_path, resume=True)
+    again.state = first.state
+    for _ in range(8):
+        again._watch(model, items)
+    assert len(again.alarms) == sum("nothing" in name for name in model.kd_names)
+
+
+def test_terms_and_labels_that_both_pull_nothing_are_frozen_not_uncomparable(tmp_path):
+    model, calibrator = detector({**USUAL, "batches": 1}), Calibrator(tmp_path)
+    calibrator.take(model, Pull({"head": 0.0}, {"head": 0.0}, {}, {}))
+    assert calibrator.alarms == []
 
 
 def test_nothing_to_compare_raises_an_alarm(tmp_path):
