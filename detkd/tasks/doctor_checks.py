@@ -147,11 +147,12 @@ def check_levels(student: nn.Module, teacher: nn.Module, config: Mapping[str, An
         if nms is None:
             advice = "set teacher.nms_conf=0.05, so that the teacher's objects teach the student's NMS-free head"
             return Finding("levels and heads", "warning", f"{text}; the one2one head has no teacher", advice, facts)
-        by = (
-            "the teacher's objects"
-            if wants_objects(recipe)
-            else "labels alone, as the losses run the teacher's own head"
-        )
+        if (config.get("cache") or {}).get("kind") == "views":
+            by = "labels alone, as cache=views stores the teacher's own heads"
+        elif wants_objects(recipe):
+            by = "the teacher's objects"
+        else:
+            by = "labels alone, as the losses run the teacher's own head"
         text += f"; the one2one head is taught by {by}"
     return Finding("levels and heads", "ok", text, facts=facts)
 

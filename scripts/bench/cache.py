@@ -61,8 +61,6 @@ POINTS: tuple[tuple[str, list[str]], ...] = (
     ("K 128, float16", ["cache.precision=float16"]),
     ("K 128, int8", []),
     ("K 64, int8", ["cache.k=64"]),
-    ("K 32, int8", ["cache.k=32"]),
-    ("K 16, int8", ["cache.k=16"]),
     ("K 128, int8, 2 views", ["cache.views=2"]),
     ("K 128, int8, 4 views", ["cache.views=4"]),
     ("K 128, int8, 15 views", ["cache.views=15"]),

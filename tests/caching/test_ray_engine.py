@@ -5,12 +5,14 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from detkd.caching import ray_engine
 from detkd.caching.engine import LocalEngine, batched
-from detkd.caching.ray_engine import require_ray
+from detkd.caching.ray_engine import RayEngine, RaySettings, require_ray
 from detkd.caching.ray_worker import RayWorker, raised, to_table
 from detkd.errors import ConfigError, DataError
 
@@ -29,6 +31,42 @@ class Echo:
                 if number == -2:
                     raise KeyError("a bug")
                 yield str(number).encode()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The numbers asked in each pass of a cluster whose workers die of batch 0, where that is poisoned."""
+    passes: list[list[int]] = []
+
+    def one_pass(ray: Any, size: Any, asker: Any, batches: Any, wanted: Sequence[int], lost: Any) -> Iterator[Any]:
+        passes.append(list(wanted))
+        if batches[0] == ["slow"]:
+            wanted = [*(number for number in wanted if number), *(number for number in wanted if not number)]
+        yield from ((number, [b"x" * 100]) for number in wanted if batches[number] != ["poison"])
+
+    @contextmanager
+    def cluster(settings: Any) -> Iterator[None]:
+        yield None
+
+    monkeypatch.setattr(ray_engine, "require_ray", lambda: None)
+    monkeypatch.setattr(ray_engine, "_cluster", cluster)
+    monkeypatch.setattr(ray_engine, "_pool", lambda ray, settings: ray_engine._Size(1, True, 1.0, 0.0))
+    monkeypatch.setattr(ray_engine, "_pass", one_pass)
+    monkeypatch.setattr(ray_engine, "_HELD_BYTES", 350)
+    return passes
+
+
+def test_a_batch_that_kills_its_workers_is_not_asked_for_ever(asked: list[list[int]]) -> None:
+    batches = [["poison"], *[[n] for n in range(1, 50)]]
+    with pytest.raises(DataError, match="ray: no worker answered in 3 attempts"):
+        list(RayEngine(RaySettings(retries=2)).run(Echo(), batches))
+    assert asked == [list(range(50)), [0], [0], [0]]  # then only what all wait for
+
+
+def test_a_slow_batch_holds_no_more_than_the_limit(asked: list[list[int]]) -> None:
+    batches = [["slow"], *[[n] for n in range(1, 10)]]
+    assert list(RayEngine(RaySettings()).run(Echo(), batches)) == [b"x" * 100] * 10
+    assert asked == [list(range(10)), [0], [5, 6, 7, 8, 9]]
 
 
 def test_batches_and_their_records_in_order() -> None:

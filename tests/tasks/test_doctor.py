@@ -175,6 +175,8 @@ def test_heads_without_a_teacher_are_named() -> None:
         "taught by the teacher's objects"
         in checks.check_levels(student, nms, {"teacher": {"nms_conf": 0.05}}, recipe()).text
     )
+    stored = {"teacher": {"nms_conf": 0.05}, "cache": {"kind": "views"}}
+    assert "labels alone, as cache=views" in checks.check_levels(student, nms, stored, recipe()).text
     assert checks.check_levels(student, nms, node, recipe(heads={"one2one": 0})).verdict == "ok"
     assert checks.check_levels(nms, student, node, recipe()).verdict == "ok"
 
