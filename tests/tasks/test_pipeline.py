@@ -11,7 +11,7 @@ import pytest
 import detkd
 from detkd import api
 from detkd.config import compose
-from detkd.errors import ConfigError
+from detkd.errors import ConfigError, PairError
 from tests.inference.tiny import save, tiny_model
 
 pytestmark = pytest.mark.slow  # trains
@@ -52,6 +52,19 @@ def test_the_page_at_the_end_says_what_the_run_says(distilled: Any) -> None:
     (row,) = [row for row in report["rows"] if row["key"] == "AP"]
     assert row["delta"] == pytest.approx(distilled.gain)
     assert report["verdict"]["sentence"] in (distilled.folder / "compare.html").read_text()
+
+
+def test_a_control_of_other_epochs_is_refused_before_the_student_trains(
+    distilled: Any, samples: Path, tmp_path: Path
+) -> None:
+    words = [
+        f"teacher={distilled.folder.parent / 'teacher.pt'}", "student=yolo26n_half", f"data={samples}", "epochs=3",
+        "imgsz=64", "batch=4", "augment=none", "device=cpu", "threads=1", f"control={distilled.folder / 'control'}",
+        f"out={tmp_path / 'run'}",
+    ]  # fmt: skip
+    with pytest.raises(PairError, match="was trained for 2 epochs, this run is to have 3"):
+        api.distill(compose("distill", words))
+    assert not (tmp_path / "run" / "weights").exists()
 
 
 def test_control_and_student_are_matched(distilled: Any) -> None:
