@@ -15,6 +15,9 @@ from detkd.io import read_json
 ROOT = Path(__file__).resolve().parents[1]
 LIVE, STUDENT, OWN, GREY = "#555555", "#0b6e99", "#c2571a", "#999999"
 
+PLAIN = ("control_time", "plain12")
+"""Trainings without a teacher, longer than the control."""
+
 
 def cache_curve(record: dict[str, Any], target: Path) -> None:
     """AP of one seed against bytes per image, one point per setting; live as a line."""
@@ -77,6 +80,33 @@ def label_efficiency(records: dict[str, dict[str, Any]], target: Path) -> None:
     figure.savefig(target, dpi=130)
 
 
+def gains(summary: dict[str, Any], titles: dict[str, str], target: Path) -> None:
+    """AP50 over the control of every method with at least two seeds, a panel per set, the best on top."""
+    panels: dict[str, list[tuple[float, str, dict[str, Any]]]] = {}
+    for name in titles:
+        over = {label: entry["over_control"] for label, entry in summary[name].items() if "over_control" in entry}
+        panels[name] = sorted((one["gain50"]["mean"], label, one) for label, one in over.items() if one["seeds"] > 1)
+    heights = [len(rows) + 1.6 for rows in panels.values()]
+    figure, all_axes = plt.subplots(
+        len(panels), 1, figsize=(7.2, 0.24 * sum(heights)), layout="constrained", sharex=True, height_ratios=heights
+    )
+    for axes, (name, rows) in zip(all_axes, panels.items(), strict=True):
+        for place, (mean, label, one) in enumerate(rows):
+            gain = one["gain50"]
+            colour = OWN if label == "ultralytics" else GREY if label in PLAIN else STUDENT
+            spread = [[mean - gain["low"]], [gain["high"] - mean]]
+            axes.errorbar(mean, place, xerr=spread, fmt="o", color=colour, capsize=2.5, markersize=4)
+        axes.set_yticks(range(len(rows)), [f"{label} ({one['seeds']})" for _, label, one in rows], fontsize=7.5)
+        axes.set_ylim(-0.7, len(rows) - 0.3)
+        axes.axvline(0, color=LIVE, linewidth=1)
+        axes.set_title(titles[name], fontsize=9, loc="left")
+        axes.grid(alpha=0.25, axis="x")
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[-1].tick_params(axis="x", labelsize=8)
+    all_axes[-1].set_xlabel("AP50 over the control, points, 95 % interval; in brackets: seeds", fontsize=8.5)
+    figure.savefig(target, dpi=130)
+
+
 def main() -> None:
     results, images = ROOT / "results", ROOT / "docs" / "images"
     cache_curve(read_json(results / "cache_bench.json"), images / "cache_curve.png")
@@ -85,6 +115,13 @@ def main() -> None:
     label_efficiency(
         {title: read_json(file) for title, file in found.items() if file.is_file()}, images / "label_efficiency.png"
     )
+    sets = {
+        "toy": "drawn street scenes, half a nano from random weights, 160 pixels",
+        "cctv": "road cameras, nano from COCO weights, 160 pixels, all labels",
+        "cctv_256": "the same, 256 pixels, half the epochs",
+        "cctv_few": "the same, a tenth of the labels; the other images taught by the teacher",
+    }
+    gains(read_json(results / "distillation" / "summary.json"), sets, images / "distillation_gains.png")
 
 
 if __name__ == "__main__":
