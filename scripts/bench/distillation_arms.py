@@ -129,7 +129,12 @@ PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = {
         ),
         (0, 1, 2),
     ),
-    "headline": (("cctv",), ("control", "ultralytics", "binary", "control_time"), (0, 1, 2, 3, 4)),
+    "headline": (("cctv",), ("control", "ultralytics", "binary", "combined", "control_time"), (0, 1, 2, 3, 4)),
+    "few_labels": (
+        ("cctv_few",),
+        ("control", "ultralytics", "binary", "uncalibrated:binary+distill.calibrate=null", "plain12:none+epochs=12"),
+        (0, 1, 2, 3, 4),
+    ),
 }
 """Sets, arms and seeds behind `--plan`; `--set`, `--arms` and `--seeds` replace what they name."""
 
