@@ -132,7 +132,14 @@ PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = {
     "headline": (("cctv",), ("control", "ultralytics", "binary", "combined", "control_time"), (0, 1, 2, 3, 4)),
     "few_labels": (
         ("cctv_few",),
-        ("control", "ultralytics", "binary", "uncalibrated:binary+distill.calibrate=null", "plain12:none+epochs=12"),
+        (
+            "control",
+            "ultralytics",
+            "binary",
+            "uncalibrated:binary+distill.calibrate=null",
+            "plain8:none+epochs=8",
+            "plain12:none+epochs=12",
+        ),
         (0, 1, 2, 3, 4),
     ),
 }
