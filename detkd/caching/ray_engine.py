@@ -110,13 +110,12 @@ class RayEngine:
             )
             asker = asker.placed("0" if size.gpus else "cpu")
             held: dict[int, list[bytes]] = {}
-            done = fruitless = 0
+            done, fruitless, full = 0, 0, False
             while done < len(batches):
                 end = min(done + _WAVE, len(batches))
                 wanted = [number for number in range(done, end) if number not in held]
-                if _size_of(held) > _HELD_BYTES:  # what all wait for comes first, or more would be held each time
-                    wanted = wanted[:1]
-                arrived, lost, full = 0, _Loss(), False
+                wanted = wanted[:1] if full else wanted  # what all wait for comes first, or more would be held
+                arrived, lost = 0, _Loss()
                 with closing(_pass(ray, size, asker, batches, wanted, lost)) as answers:
                     for number, records in answers:
                         if len(records) != len(batches[number]):
@@ -126,15 +125,12 @@ class RayEngine:
                         while done in held:
                             yield from held.pop(done)
                             done += 1
-                        if full := _size_of(held) > _HELD_BYTES:
+                        full = sum(len(one) for records in held.values() for one in records) > _HELD_BYTES
+                        if full:
                             break
                 fruitless = 0 if arrived else fruitless + 1
-                if done < end and not full:
+                if done < end and not (full and arrived):
                     _say_lost(done, end, held, lost, fruitless, self.settings.retries)
-
-
-def _size_of(held: Mapping[int, Sequence[bytes]]) -> int:
-    return sum(len(one) for records in held.values() for one in records)
 
 
 @dataclass

@@ -172,19 +172,12 @@ class Recipe(nn.Module):
             self._loss(name).setup(student_channels, teacher_channels)
 
     def setup_towers(self, student: Mapping[str, TowerChannels], teacher: Mapping[str, TowerChannels]) -> None:
-        """Let each loss that reads maps inside the heads build its layers; each is given the heads it compares.
-
-        Args:
-            student: Widths for each head that is distilled.
-            teacher: The same of the teacher, empty where nobody reads its towers.
-        """
+        """Let each loss that reads maps inside the heads build its layers; each is given the heads it compares."""
         for name in self.terms:
-            loss = self._loss(name)
-            if "towers" not in loss.uses:
-                continue
-            theirs = teacher if "towers" in loss.reads("teacher") else {}
-            heads = [branch for branch in self.branches[name] if branch in student and branch in (theirs or student)]
-            loss.setup_towers({b: student[b] for b in heads}, {b: theirs[b] for b in heads if b in theirs})
+            if "towers" in (loss := self._loss(name)).uses:
+                theirs = teacher if "towers" in loss.reads("teacher") else {}
+                heads = [one for one in self.branches[name] if one in student and one in (theirs or student)]
+                loss.setup_towers({b: student[b] for b in heads}, {b: theirs[b] for b in heads if b in theirs})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take the state of a run that began when recipes had no factors, or fewer: they are measured anew."""
