@@ -163,7 +163,7 @@ class Recipe(nn.Module):
 
     @property
     def uses(self) -> frozenset[str]:
-        """All outputs that some term reads, so that a source can skip the rest."""
+        """All outputs of a teacher that some term reads, so that it can skip the rest."""
         return frozenset().union(*(self._loss(name).reads("teacher") for name in self.terms))
 
     def setup(self, student_channels: tuple[int, ...], teacher_channels: tuple[int, ...]) -> None:
