@@ -42,6 +42,11 @@ def call(recipe: Recipe, student, teacher, assignments, progress: float = 0.5):
     return recipe(student, teacher, assignments, progress, NATIVE)
 
 
+def read(recipe):
+    """What the losses read of the student."""
+    return frozenset().union(*(loss.uses for loss in recipe.terms.values()))
+
+
 def learnt(recipe: Recipe, student) -> list[tuple[torch.Tensor, ...]]:
     """What a recipe should give a gradient: all that its terms compare, in groups of which some tensor must have one.
 
@@ -51,8 +56,8 @@ def learnt(recipe: Recipe, student) -> list[tuple[torch.Tensor, ...]]:
     uses = [loss.uses for loss in recipe.terms.values() if not loss.uses & {"feats", "towers"}]
     moved = frozenset().union(*(one & {"dist"} or one for one in uses))
     found = [(getattr(head, n),) for head in student.heads.values() for n, use in FIELDS.items() if use in moved]
-    found += [(x,) for x in student.feats] if "feats" in recipe.uses else []
-    towers = student.towers.values() if "towers" in recipe.uses else ()
+    found += [(x,) for x in student.feats] if "feats" in read(recipe) else []
+    towers = student.towers.values() if "towers" in read(recipe) else ()
     return [*found, *(tuple(maps for tower in part for maps in tower) for part in towers)]
 
 
@@ -156,7 +161,7 @@ def test_order_of_anchors_and_batch_size(recipe):
     student, teacher = views()
     total, _ = call(recipe, student, teacher, labels())
     order, twice = torch.randperm(ANCHORS), torch.tensor([0, 1, 0, 1])
-    if not any(loss.uses & {"feats", "towers"} for loss in recipe.terms.values()):  # the cells of a map have their order
+    if not read(recipe) & {"feats", "towers"}:  # the cells of a map have their order
         moved = {branch: type(label)(*(x[:, order] for x in label[:3])) for branch, label in labels().items()}
         again, _ = call(recipe, pick(student, anchors=order), pick(teacher, anchors=order), moved)
         torch.testing.assert_close(again, total)
