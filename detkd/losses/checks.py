@@ -32,7 +32,8 @@ def check_number(
     if above is not None and not value > above:
         raise ConfigError(f"{key}: must be > {above:g}, got {value}; {hint}")
     if not low <= value <= high:
-        allowed = f">= {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
+        start = f"[{low:g}" if above is None else f"({above:g}"
+        allowed = f">= {low:g}" if high == math.inf else f"in {start}, {high:g}]"
         raise ConfigError(f"{key}: must be {allowed}, got {value}; {hint}")
     return float(value)
 

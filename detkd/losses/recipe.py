@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detkd.errors import ConfigError, ShapeError
+from detkd.errors import ConfigError
 from detkd.losses.balance import GROUPS, Balance
 from detkd.losses.base import DistillLoss, Region, TowerChannels, tower_stage
 from detkd.losses.checks import check_choice, check_keys, check_number
 from detkd.losses.pairing import BRANCHES, check_outputs, detach_view, known_classes, make_context, paired_heads
 from detkd.losses.regions import TeacherTop
 from detkd.losses.schedule import Schedule
-from detkd.losses.terms import Compared, Term, column, make_term
+from detkd.losses.terms import Compared, Term, column, make_term, value_of
 from detkd.types import Assignment, Branch, View
 
 __all__ = ["ASSIGNMENTS", "DEFAULT_HEADS", "NATIVE", "Compared", "Recipe", "Schedule", "Term"]
@@ -272,9 +272,7 @@ class Recipe(nn.Module):
                 full = self.kd_weight * self.weights[name]
                 weight = full * self.strength(name, progress) * head_weight
                 with torch.set_grad_enabled(weight > 0 and torch.is_grad_enabled()):
-                    value = self.terms[name](student, teacher, here)
-                if value.ndim != 0:
-                    raise ShapeError(f"distill.terms.{name}.loss: must return a scalar, got shape {tuple(value.shape)}")
+                    value = value_of(name, self.terms[name], student, teacher, here)
                 key = column(name, branch)
                 compared.items[key] = value.detach()
                 if weight > 0:

@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from detkd.errors import ConfigError
+from detkd.errors import ConfigError, DetkdError, ModelError, ShapeError
 from detkd.losses.base import DistillLoss, Region
 from detkd.losses.checks import check_choice, check_keys, check_number
 from detkd.losses.pairing import BRANCHES
 from detkd.losses.schedule import Schedule
-from detkd.types import Branch
+from detkd.types import Branch, Context, View
 
-__all__ = ["Compared", "Term", "column", "make_term", "term_doubts"]
+__all__ = ["Compared", "Term", "column", "make_term", "term_doubts", "value_of"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,31 @@ def term_doubts(terms: Iterable[tuple[str, nn.Module]]) -> list[str]:
         if isinstance(loss, DistillLoss)
         for text in loss.doubts()
     ]
+
+
+def value_of(name: str, loss: nn.Module, student: View, teacher: View, context: Context) -> Tensor:
+    """Return what the loss of a term says of one head, with the term's name on every mistake of a loss of the user's.
+
+    Raises:
+        ModelError: If a loss that isn't detkd's raises anything.
+        ShapeError: If it returns no scalar tensor.
+    """
+    kind = type(loss)
+    try:
+        value: object = loss(student, teacher, context)
+    except (DetkdError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as err:
+        if kind.__module__.startswith("detkd."):
+            raise
+        raise ModelError(
+            f"distill.terms.{name}.loss: {kind.__module__}.{kind.__name__} raised {type(err).__name__} ({err}); "
+            "repair it there (feats, dist and towers of a view are there only where the loss names them in uses)"
+        ) from err
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ShapeError(f"distill.terms.{name}.loss: must return a scalar tensor, got {got}")
+    return value
 
 
 class Compared(NamedTuple):

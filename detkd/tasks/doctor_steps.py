@@ -137,6 +137,12 @@ def check_share(pulls: Sequence[Pull], recipe: Any) -> Finding:
     if recipe.balance is None and total > _LOUD:
         advice = "distillation drowns the labels: set distill.calibrate.head=0.3, or lower distill.lambda"
         return Finding("share of the gradient", "warning", text, advice, facts)
+    if recipe.balance is not None and (ended := [g for g, entry in facts.items() if entry["factor"] == balance.limit]):
+        advice = (
+            f"{', '.join(ended)}: too weak to reach the target within calibrate.limit={balance.limit:g}; raise the "
+            "weights of these terms (distill.terms.NAME.weight) or distill.calibrate.limit"
+        )
+        return Finding("share of the gradient", "warning", text, advice, facts)
     if recipe.balance is None and total < _FAINT:
         advice = "distillation is hardly heard: set distill.calibrate.head=0.3, or raise distill.lambda"
         return Finding("share of the gradient", "warning", text, advice, facts)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ultralytics.utils.torch_utils import unwrap_model
 
 from detkd.io import read_json, write_json
-from detkd.losses.balance import GROUPS, group_key, next_factor
+from detkd.losses.balance import GROUPS, Balance, group_key, next_factor
 from detkd.losses.recipe import Recipe
 from detkd.losses.terms import column
 from detkd.models.distilled import DistilledDetector
@@ -30,6 +30,8 @@ ALARMS_FILE = "alarms.json"
 
 _SILENT = 20
 """Steps in a row in which a term must be exactly 0 to be called silent."""
+_ROUNDING = 1e-4
+"""How far below 0 rounding may take a term."""
 _LOUD = 10.0
 """Share of the gradient above which distillation drowns the labels."""
 
@@ -133,12 +135,30 @@ class Calibrator:
             factor = float(model.recipe.factors[number])
             # A group whose terms were still off, or said nothing, at the first measurement still has the factor 1.
             first = int(model.recipe.measured) == 0 or factor == 1.0
+            self._check_limit(group, [share / factor for share in shares], target, balance)
             new = next_factor(factor, shares, target, bound=balance.bound, limit=balance.limit, first=first)
             model.recipe.factors[number] = new
         model.recipe.measured += 1
 
+    def _check_limit(self, group: str, plain: Sequence[float], target: float, balance: Balance) -> None:
+        """Raise an alarm for a group that stays too weak, whose shares at factor 1 are `plain`."""
+        usable = [share for share in plain if 0 < share < math.inf]
+        if usable and (wanted := target / statistics.median(usable)) > balance.limit:
+            self.alarm(
+                f"{group} limit",
+                f"{group}: these terms are so weak that their target would take a factor of {wanted:.3g}, and "
+                f"calibrate.limit={balance.limit:g} ends it at a share of {target * balance.limit / wanted:.2g}, "
+                f"not {target:g}; raise their weights (distill.terms.NAME.weight) or distill.calibrate.limit",
+            )
+
     def _check(self, model: DistilledDetector, pull: Pull) -> None:
-        """Raise an alarm for each term whose gradient is gone."""
+        """Raise an alarm for each term whose gradient is gone or whose sign is wrong."""
+        for name in [name for name, value in pull.values.items() if value < -_ROUNDING]:
+            self.alarm(
+                f"{name} negative",
+                f"{name}: is negative ({pull.values[name]:.3g}), so the student is pushed away from the teacher; a "
+                "loss is 0 where both agree and above it elsewhere: turn its sign",
+            )
         for name in [name for name, norm in pull.parts.items() if norm == 0 and pull.values[name] > 0]:
             self.alarm(
                 f"{name} gradient",

@@ -217,7 +217,7 @@ def test_doubtful_arguments_are_named_by_their_key():
 
 
 def test_wrong_shapes_are_refused():
-    with pytest.raises(ShapeError, match=r"distill.terms.odd.loss: must return a scalar, got shape \(2, 64\)"):
+    with pytest.raises(ShapeError, match=r"distill.terms.odd.loss: must return a scalar tensor, got shape \(2, 64\)"):
         call(Recipe([Term("odd", Shape())]), make_view(1), make_view(2))
     with pytest.raises(ShapeError, match=r"distill.region: must have one weight per image and anchor, \(2, 64\)"):
         call(usual(region=Flat()), make_view(1), make_view(2))

@@ -237,6 +237,26 @@ def test_terms_and_labels_that_both_pull_nothing_are_frozen_not_uncomparable(tmp
     assert calibrator.alarms == []
 
 
+def test_terms_too_weak_for_the_limit_raise_an_alarm(tmp_path):
+    model, calibrator = detector({**USUAL, "batches": 1, "limit": 10.0}), Calibrator(tmp_path)
+    for _ in range(2):
+        calibrator.start_epoch()
+        share = 0.001 * float(model.recipe.factors[0])
+        calibrator.take(model, Pull({"head": 1.0}, {"head": share}, {}, {}))
+    assert float(model.recipe.factors[0]) == 10.0
+    (alarm,) = calibrator.alarms
+    assert alarm.startswith("head: these terms are so weak that their target would take a factor of 300")
+    assert "share of 0.01, not 0.3" in alarm
+
+
+def test_a_negative_term_raises_an_alarm(tmp_path):
+    model, calibrator = detector(), Calibrator(tmp_path)
+    calibrator.take(
+        model, Pull({"head": 1.0}, {"head": 1.0}, {"kd_cls": 2.0, "kd_giou": 1.0}, {"kd_cls": -3.0, "kd_giou": -1e-8})
+    )
+    assert [alarm.split(" (")[0] for alarm in calibrator.alarms] == ["kd_cls: is negative"]
+
+
 def test_nothing_to_compare_raises_an_alarm(tmp_path):
     model, calibrator = detector(USUAL), Calibrator(tmp_path)
     for _ in range(2):
