@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from detkd.errors import ConfigError, PairError, ShapeError
+from detkd.errors import ConfigError, ModelError, PairError, ShapeError
 from detkd.losses.balance import Balance
 from detkd.losses.base import DistillLoss, Region, tower_channels
 from detkd.losses.binary import BinaryLogits
@@ -214,6 +214,29 @@ def test_doubtful_arguments_are_named_by_their_key():
     recipe = Recipe([Term("cls", BinaryLogits(temperature=2.0)), Term("other", BinaryLogits())])
     (doubt,) = term_doubts(recipe.terms.items())
     assert doubt.startswith("distill.terms.cls.loss.temperature: 2 with sigmoid scores")
+
+
+class Number(DistillLoss):
+    uses = frozenset({"logits"})
+
+    def forward(self, student, teacher, context):
+        return 1.0
+
+
+class Undeclared(DistillLoss):
+    uses = frozenset({"logits"})
+
+    def forward(self, student, teacher, context):
+        return student.towers["one2many"].boxes[0].sum()
+
+
+def test_mistakes_of_a_users_loss_name_the_term():
+    with pytest.raises(ShapeError, match=r"distill.terms.mine.loss: must return a scalar tensor, got float"):
+        call(Recipe([Term("mine", Number())]), make_view(1), make_view(2))
+    with pytest.raises(
+        ModelError, match=r"distill.terms.mine.loss: \S+Undeclared raised TypeError .*names them in uses"
+    ):
+        call(Recipe([Term("mine", Undeclared())]), make_view(1), make_view(2))
 
 
 def test_wrong_shapes_are_refused():

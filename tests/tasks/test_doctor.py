@@ -286,6 +286,8 @@ def test_share_and_the_factor_that_calibration_would_begin_with() -> None:
     assert steps.check_share([pull(1.0, 11.0)], recipe()).verdict == "warning"
     assert steps.check_share([pull(1.0, 0.001)], recipe()).verdict == "warning"
     assert steps.check_share([pull(1.0, 11.0)], recipe(calibrate={"head": 0.5})).verdict == "ok"
+    weak = steps.check_share([pull(1.0, 0.001)], recipe(calibrate={"head": 0.5}))
+    assert (weak.verdict, "head: too weak" in weak.advice) == ("warning", True)
     assert steps.check_share([Pull({}, {}, {}, {})], recipe()).verdict == "skipped"
 
 
