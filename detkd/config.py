@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,9 @@ def build(node: Mapping[str, Any], *, key: str = "", allow: Sequence[str] = ("de
     except InstantiationException as err:
         cause = err.__cause__
         if isinstance(cause, DetkdError):
-            raise cause from None
+            below = re.search(r"full_key: (\S+)", str(err))  # of a node inside this one
+            path = ".".join(part for part in (key, below[1] if below else "") if part)
+            named = path and re.match(r"\w+:", str(cause))  # by its argument alone
+            raise (type(cause)(f"{path}.{cause}") if named else cause) from None
         prefix = f"{key}: " if key else ""
         raise ConfigError(f"{prefix}can't build {node.get('_target_')} ({cause or err})") from err

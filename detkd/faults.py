@@ -39,8 +39,9 @@ def _no_choice(err: Exception) -> str | None:
     return f"{group or choice}: no such choice, got {choice}{asked}{nearest(choice, known)}{listed}"
 
 
-def _no_key(message: str, keys: Collection[str], groups: Collection[str]) -> str | None:
+def _no_key(err: Exception, keys: Collection[str], groups: Collection[str]) -> str | None:
     """Return the message for an override of a key that does not exist."""
+    message = str(err)
     match = re.search(r"Could not override '([^']+)'", message)
     if match is None:
         return None
@@ -50,6 +51,10 @@ def _no_key(message: str, keys: Collection[str], groups: Collection[str]) -> str
     group = key.partition(".")[0]
     if key in keys and group in groups:  # e.g. cache.views with cache=none
         return f"{key}: the choice made for {group} has no such key; make another with {group}=... (see --help)"
+    node, _, last = str(getattr(err.__cause__, "full_key", None) or "").rpartition(".")
+    if "." in node:  # deeper than `keys` go; OmegaConf knows what is there
+        there = [name for name in map(str, getattr(err.__cause__, "parent_node", None) or ()) if name != "_target_"]
+        return f"{key}: no such key{nearest(last, there)} (below {node}: {', '.join(there) or 'no keys'})"
     return f"{key}: no such key{nearest(key, keys) or '; see the keys with --help'}"
 
 
@@ -76,7 +81,7 @@ def translate(err: Exception, verb: str, keys: Collection[str], groups: Collecti
         asked = f"${{{wrong[1] if wrong else '...'}}}"
         return ConfigError(f"{full_key}: {asked} names no key; fix the name, or write \\${{ to mean ${{ itself")
     if "ConfigCompositionException" in kinds:
-        found = _no_key(message, keys, groups)
+        found = _no_key(err, keys, groups)
         if found:
             return ConfigError(found)
         if "Multiple values for" in message:

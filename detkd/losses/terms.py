@@ -46,6 +46,11 @@ class Term:
             raise ConfigError(f"{key}: can't name a term, got {self.name!r}; use letters, digits and _, e.g. cls")
         if not isinstance(self.loss, DistillLoss):
             raise ConfigError(f"{key}.loss: must be a DistillLoss, got {type(self.loss).__name__}; give a _target_")
+        if not self.loss.uses:
+            raise ConfigError(
+                f"{key}.loss: {type(self.loss).__name__} names nothing in `uses`, so nothing tells whether a pair or a "
+                "cache can give what it reads; set it in the class, e.g. frozenset({'logits'})"
+            )
         check_number(f"{key}.weight", self.weight, low=0.0, hint="0 turns the term off")
         for branch in self.branches or ():
             check_choice(f"{key}.branches", branch, BRANCHES)

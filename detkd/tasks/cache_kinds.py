@@ -13,13 +13,13 @@ from detkd.caching.fingerprint import digest
 from detkd.data.records import DataSpec
 from detkd.data.unlabelled import labels_hash
 from detkd.errors import ConfigError, PairError
-from detkd.progress import console
+from detkd.tasks.cache_checks import check_region, check_terms
 from detkd.tasks.cache_facts import CACHE_ROOT, code_facts, data_facts, moves_boxes
 from detkd.tasks.elsewhere import portable, same_teacher
 from detkd.tasks.teachers import live_teacher, teacher_facts, teacher_sizes
 from detkd.tasks.train import make_plan
 
-__all__ = ["Work", "check_terms", "open_kind"]
+__all__ = ["Work", "number_or_all", "open_kind"]
 
 _LOOK = (
     "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "bgr",
@@ -84,56 +84,6 @@ def open_kind(kind: str, config: Mapping[str, Any], spec: DataSpec) -> Work:
 
         return ObjectWork(config, spec)
     raise ConfigError(f"cache: unknown kind, got {kind!r}; use none, instances or views")
-
-
-def check_terms(config: Mapping[str, Any]) -> None:
-    """Refuse terms that read what a cache does not keep, before anything is built.
-
-    Raises:
-        ConfigError: Naming the term.
-    """
-    from detkd.tasks.recipes import make_recipe
-
-    recipe = make_recipe(config.get("distill") or {}, tuple(config.get("plugins") or ()))
-    for name, loss in recipe.terms.items():
-        if kept := sorted(loss.reads("teacher") - {"logits", "boxes"}):
-            raise ConfigError(
-                f"distill.terms.{name}: reads {', '.join(kept)}, which no cache keeps; use cache=none, or take the "
-                f"term out with ~distill.terms.{name}"
-            )
-
-
-def check_region(config: Mapping[str, Any], layout: Any) -> None:
-    """Refuse to store fewer anchors than the recipe looks at, in its own region or in one of a term.
-
-    Raises:
-        ConfigError: Naming each region and the number needed.
-    """
-    from detkd.losses.regions import TeacherTop
-    from detkd.tasks.recipes import make_recipe
-
-    if layout.k is None:
-        return
-    recipe = make_recipe(config.get("distill") or {}, tuple(config.get("plugins") or ()))
-    regions = {f"distill.terms.{name}.region": region for name, region in recipe.regions.items()}
-    if len(regions) < len(recipe.terms) or not regions:
-        regions = {"distill.region": recipe.region, **regions}
-    problems = [
-        f"cache.k: stores {layout.k} anchors, {key}.fraction={region.fraction:g} looks at {needed} of "
-        f"{layout.anchors}; use cache.k={needed} or more"
-        for key, region in regions.items()
-        if isinstance(region, TeacherTop) and (needed := round(region.fraction * layout.anchors)) > layout.k
-    ]
-    if problems:
-        raise ConfigError("\n".join(problems))
-    for key, region in regions.items():
-        if not isinstance(region, TeacherTop):
-            console.print(
-                f"cache: {key} ({type(region).__name__}) may look at more than the {layout.k} anchors of each view "
-                "that are stored; the others teach nothing (cache.k=all stores them)",
-                highlight=False,
-                soft_wrap=True,
-            )
 
 
 def number_or_all(node: Mapping[str, Any], key: str, most: int) -> int | None:

@@ -60,7 +60,7 @@ def check_settings(config: Mapping[str, Any], spec: DataSpec) -> Finding:
     Raises:
         ConfigError: Naming the key that can't be used.
     """
-    from detkd.tasks.cache_kinds import check_terms
+    from detkd.tasks.cache_checks import check_terms
 
     checkpoint = str(config.get("checkpoint") or "last")
     train, reported = split_of(spec, "train", key="data"), report_set(spec, checkpoint)

@@ -269,13 +269,12 @@ def check_disk(config: Mapping[str, Any], spec: DataSpec, parameters: int, folde
 def _cache_bytes(config: Mapping[str, Any], spec: DataSpec) -> int | None:
     """Return about how large the cache will be, None where there is none."""
     from detkd.caching.objects import object_bytes
-    from detkd.tasks.cache_kinds import ViewWork, check_terms, number_or_all
+    from detkd.tasks.cache_kinds import ViewWork, number_or_all
 
     node = config.get("cache") or {}
     kind = str(node.get("kind") or "none")
     if kind == "none":
         return None
-    check_terms(config)
     if kind == "views":
 
         class Sized(ViewWork):

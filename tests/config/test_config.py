@@ -275,6 +275,21 @@ def test_compose_inside_a_hydra_job_keeps_its_state() -> None:
         state.hydra = before
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("distill.terms.cls.loss.gama=2", "distill.terms.cls.loss.gama: no such key; did you mean gamma? (below distill.terms.cls.loss: gamma, "),
+        ("distill.terms.clss.loss.gamma=2", "distill.terms.clss.loss.gamma: no such key; did you mean cls? (below distill.terms: cls, giou, l1)"),
+        ("distill.region.fraction.x=2", "distill.region.fraction.x: no such key (below distill.region.fraction: no keys)"),
+        ("distill.regoin.fraction=1", "distill.regoin.fraction: no such key; did you mean distill.region?"),
+    ],
+)  # fmt: skip
+def test_compose_knows_what_is_deep_inside(typed: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose("distill", [*NEEDED["distill"], typed])
+    assert str(caught.value).startswith(message)
+
+
 def test_compose_with_a_folder_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "my conf" / "data").mkdir(parents=True)
     (tmp_path / "my conf" / "data" / "gate.yaml").write_text("path: /data/gate\nname: gate\n")
@@ -345,6 +360,14 @@ def test_build_reports_all_problems_in_config_language() -> None:
         "distill.terms.x.loss.size: missing; Thing needs it",
         "distill.terms.x.loss.part.size: must be a whole number, got True",
     ]
+
+
+def test_build_puts_the_key_before_what_an_object_says_of_its_argument() -> None:
+    with pytest.raises(ShapeError, match=r"^distill\.terms\.x\.loss\.size: must not be negative"):
+        build({"_target_": HERE, "size": -1}, key="distill.terms.x.loss", allow=ALLOW)
+    part = {"_target_": HERE, "size": -1}
+    with pytest.raises(ShapeError, match=r"^x\.part\.size: must not be negative"):
+        build({"_target_": HERE, "size": 1, "part": part}, key="x", allow=ALLOW)
 
 
 @pytest.mark.parametrize(

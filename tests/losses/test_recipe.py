@@ -34,6 +34,8 @@ class Reads(DistillLoss):
 
 
 class Shape(DistillLoss):
+    uses: ClassVar[frozenset[str]] = frozenset({"logits"})
+
     def forward(self, student, teacher, context):
         return student.head(context.branch).logits.sum(-1)
 
@@ -106,6 +108,8 @@ def test_zero_for_the_same_answers_and_zero_weight_in_the_warm_up():
 
 def test_gradient_only_to_the_student_even_from_a_careless_loss():
     class Careless(DistillLoss):
+        uses: ClassVar[frozenset[str]] = frozenset({"logits", "feats"})
+
         def forward(self, student, teacher, context):
             gap = student.head(context.branch).logits - teacher.head(context.branch).logits
             return gap.square().mean() + (student.feats[0] - teacher.feats[0]).square().mean()
@@ -237,6 +241,16 @@ def test_mistakes_of_a_users_loss_name_the_term():
         ModelError, match=r"distill.terms.mine.loss: \S+Undeclared raised TypeError .*names them in uses"
     ):
         call(Recipe([Term("mine", Undeclared())]), make_view(1), make_view(2))
+
+
+class Silent(DistillLoss):
+    def forward(self, student, teacher, context):
+        return student.head(context.branch).logits.mean()
+
+
+def test_a_loss_has_to_say_what_it_reads():
+    with pytest.raises(ConfigError, match=r"distill.terms.mine.loss: Silent names nothing in `uses`"):
+        Term("mine", Silent())
 
 
 def test_wrong_shapes_are_refused():

@@ -1,4 +1,4 @@
-"""A cache that keeps fewer anchors than some region of the recipe looks at."""
+"""A cache that keeps fewer anchors than a recipe looks at: than some region of it, or than a loss that has none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from detkd.config import compose
 from detkd.errors import ConfigError
-from detkd.tasks.cache_kinds import check_region
+from detkd.tasks.cache_checks import check_region, check_terms
 
 TYPED = ["teacher=t.pt", "student=yolo26n.yaml", "data=toy", "distill.region.fraction=0.01"]
 
@@ -47,3 +47,15 @@ def test_other_regions_of_terms_are_named(capsys: pytest.CaptureFixture[str]) ->
     said = capsys.readouterr().err
     assert said.count("looks at") + said.count("look at") == 1
     assert "distill.terms.giou.region (Everywhere) may look at more than the 20 anchors" in said
+
+
+def test_a_loss_of_the_user_s_that_leaves_the_region_is_refused() -> None:
+    config = compose("distill", [*TYPED, "plugins=[tests]", "cache=views"])
+    check_terms(config)
+    config["distill"]["terms"]["mine"] = {
+        "loss": {"_target_": "tests.losses.test_placeholders.Squared", "where": "all"}
+    }
+    with pytest.raises(ConfigError, match=r"distill\.terms\.mine\.loss: looks at anchors where context\.region is 0"):
+        check_terms(config)
+    config["distill"]["terms"]["mine"]["loss"]["where"] = "region"
+    check_terms(config)

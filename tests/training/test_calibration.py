@@ -32,16 +32,22 @@ USUAL = {"head": 0.3, "features": None, "warmup": 0.0, "batches": 2, "bound": 2.
 class Frozen(DistillLoss):
     """A loss that forgets the student's graph."""
 
+    uses = frozenset({"logits"})
+
     def forward(self, student, teacher, context):
         return student.head(context.branch).logits.detach().square().mean()
 
 
 class Nothing(DistillLoss):
+    uses = frozenset({"logits"})
+
     def forward(self, student, teacher, context):
         return student.head(context.branch).logits.sum() * 0
 
 
 class Broken(DistillLoss):
+    uses = frozenset({"logits"})
+
     def forward(self, student, teacher, context):
         return student.head(context.branch).logits.mean() / 0
 
