@@ -17,7 +17,16 @@ from detkd.statistics.study import study
 from detkd.tasks.arguments import pick_device
 from detkd.tasks.doctor_checks import Finding
 
-__all__ = ["Gap", "accuracy", "check_gap", "check_student", "check_teacher", "few_images", "measure_gap"]
+__all__ = [
+    "Gap",
+    "accuracy",
+    "check_gap",
+    "check_student",
+    "check_teacher",
+    "few_images",
+    "measure_gap",
+    "over_classes",
+]
 
 _USELESS = 1.0
 """AP in points below which a teacher knows nothing of the data."""
@@ -68,6 +77,20 @@ def accuracy(
     return {"AP": run.metrics.AP, "AP50": run.metrics.AP50, "images": len(dataset), "imgsz": imgsz}, run
 
 
+def over_classes(run: Run, known: Sequence[str]) -> dict[str, Any]:
+    """Return AP and AP50 over the classes that a teacher answers for, and which these are where it isn't all.
+
+    Args:
+        run: Its answers.
+        known: Classes of the data.
+    """
+    if set(known) >= set(run.metrics.names):
+        return {}
+    numbers = {key: [run.metrics.number(f"{key}/{name}") for name in known] for key in ("AP", "AP50")}
+    told = {key: [value for value in values if value is not None] for key, values in numbers.items()}
+    return {**{key: statistics.fmean(of) if of else None for key, of in told.items()}, "classes": list(known)}
+
+
 def measure_gap(teacher: Run, student: Run, known: Sequence[str]) -> Gap | None:
     """Return how far the teacher is above the student over the classes it knows, None where no number can be given.
 
@@ -89,7 +112,9 @@ def measure_gap(teacher: Run, student: Run, known: Sequence[str]) -> Gap | None:
 
 def check_teacher(found: Mapping[str, Any], name: str) -> Finding:
     """Say how good the teacher is on the data."""
-    text = f"{name}: {_points(found['AP'])} AP, {_points(found['AP50'])} AP50 on {found['images']} images of "
+    text = f"{name}: {_points(found['AP'])} AP, {_points(found['AP50'])} AP50 "
+    text += f"over {', '.join(found['classes'])} " if found.get("classes") else ""
+    text += f"on {found['images']} images of "
     text += f"{found['split']} at {found['imgsz']} pixels"
     if found["AP"] is None or found["AP"] < _USELESS:
         return Finding(

@@ -166,7 +166,7 @@ def check_resolution(members: Sequence[tuple[Member, LiveTeacher]], config: Mapp
     for member, _ in members:
         path = packaged_teacher() if member.path == PACKAGED_TEACHER else resolve(member.path, key="teacher")
         trained, asked = checkpoint_imgsz(Path(path)), int(member.imgsz or config["imgsz"])
-        lines.append(f"{Path(path).name} was trained at {trained} pixels and is asked at {asked}")
+        lines.append(f"{member.name} was trained at {trained} pixels and is asked at {asked}")
         facts.append({"trained": trained, "asked": asked})
         if max(trained / asked, asked / trained) > _RESIZED:
             far.append(trained)

@@ -60,7 +60,7 @@ class Visit:
         loaded = None
         if self._live:
             loaded = self._try("teacher", lambda: checks.load_members(self.config, self.spec.names))
-        self._try("teacher", self._accuracy_of_teacher)
+        self._try("teacher", lambda: self._accuracy_of_teacher(loaded))
         self._try("student", self._accuracy_of_student)
         if self._teacher is not None and any(one.check == "student" and one.verdict == "ok" for one in self.findings):
             self._try("teacher above student", lambda: self._gap(loaded))
@@ -89,7 +89,13 @@ class Visit:
         except DetkdError:  # said below, where it belongs
             return True
 
-    def _accuracy_of_teacher(self) -> None:
+    def _known(self, loaded: list[Any] | None, number: int = 0) -> list[str]:
+        """Return the classes of the data that one of the teachers answers for; all where that isn't known."""
+        if not loaded:
+            return list(self.spec.names)
+        return [name for name, sources in zip(self.spec.names, loaded[number][1].mapping, strict=True) if sources]
+
+    def _accuracy_of_teacher(self, loaded: list[Any] | None) -> None:
         from detkd.models.weights import resolve
 
         val = split_of(self.spec, "val", "test", key="data")
@@ -97,12 +103,13 @@ class Visit:
         members = teacher_members(self.config["teacher"])
         for number, member in enumerate(members):
             if member.path.endswith(".json"):
-                self._add(Finding("teacher", "skipped", f"{Path(member.path).name} holds answers, not a network"))
+                self._add(Finding("teacher", "skipped", f"{member.name} holds answers, not a network"))
                 continue
             path = str(resolve(member.path, key="teacher"))
             size = int(member.imgsz or self.config["imgsz"])
             found, run = accuracy.accuracy(path, dataset, self.config, size, member.class_map)
-            self._add(accuracy.check_teacher({**found, "split": val.split}, Path(path).name))
+            found |= accuracy.over_classes(run, self._known(loaded, number))
+            self._add(accuracy.check_teacher({**found, "split": val.split}, member.name))
             if number == 0:
                 self._teacher = run
 
@@ -125,10 +132,7 @@ class Visit:
         """Compare the first teacher with the student over the classes it answers for."""
         gap = None
         if self._teacher is not None and self._student is not None:
-            known = list(self.spec.names)
-            if loaded:
-                known = [name for name, sources in zip(known, loaded[0][1].mapping, strict=True) if sources]
-            gap = accuracy.measure_gap(self._teacher, self._student, known)
+            gap = accuracy.measure_gap(self._teacher, self._student, self._known(loaded))
         self._add(accuracy.check_gap(gap))
 
     def _rehearse(self, recipe: Any, loaded: list[Any], report: Report) -> None:

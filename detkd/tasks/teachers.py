@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detkd.errors import ConfigError
+from detkd.errors import ConfigError, PairError
 from detkd.progress import console
 from detkd.signature import call_problems
 from detkd.tasks.cache_facts import file_facts
@@ -51,6 +51,12 @@ class Member:
     class_map: Mapping[str, str] = field(default_factory=dict)
     weight: float = 1.0
     classes: Sequence[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells it from others: the run of `runs/x/weights/last.pt`, else the name of the file."""
+        path = Path(self.path)
+        return path.parent.parent.name if path.parent.name == "weights" and path.suffix == ".pt" else path.name
 
 
 def with_packaged_teacher(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,17 +151,16 @@ def live_teacher(
             "compiled": bool(node.get("compile")),
         }
     several = len(members) > 1
-    loaded = [
-        LiveTeacher.load(
-            member.path,
-            names,
-            member.class_map,
-            classes=member.classes,
-            imgsz=int(member.imgsz or config["imgsz"]) if several else None,
-            **settings,
-        )
-        for member in members
-    ]
+    loaded = []
+    for number, member in enumerate(members):
+        size = int(member.imgsz or config["imgsz"]) if several else None
+        more = {"classes": member.classes, "imgsz": size, **settings}
+        try:
+            loaded.append(LiveTeacher.load(member.path, names, member.class_map, **more))
+        except PairError as err:
+            if number and str(err).startswith("teacher."):  # the key of the first one
+                raise PairError(str(err).replace("teacher.", f"teacher.others[{number - 1}].", 1)) from err
+            raise
     for member, teacher in zip(members, loaded, strict=True):
         _say_unknown(member, names, teacher.mapping)
     return EnsembleTeacher([(t, m.weight) for t, m in zip(loaded, members, strict=True)]) if several else loaded[0]
@@ -222,8 +227,7 @@ def teacher_notes(config: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     lines = []
     if len(members) > 1:
         lines.append(
-            f"the student had {len(members)} teachers; the teacher's row is that of the first, "
-            f"{Path(members[0].path).name}"
+            f"the student had {len(members)} teachers; the teacher's row is that of the first, {members[0].name}"
         )
     if unknown := unknown_classes(config, names):
         lines.append(
@@ -288,7 +292,7 @@ def _say_unknown(member: Member, names: Sequence[str], mapping: Sequence[Sequenc
     if missing := _missing(names, mapping):
         why = "answers for chosen classes only" if member.classes is not None else "does not know every class"
         console.print(
-            f"note: the teacher {Path(member.path).name} {why}; learnt without it: {', '.join(missing)} "
+            f"note: the teacher {member.name} {why}; learnt without it: {', '.join(missing)} "
             "(teacher.class_map names counterparts)",
             markup=False,
             highlight=False,

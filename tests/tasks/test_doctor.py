@@ -125,6 +125,12 @@ def test_the_gap_counts_classes_that_the_teacher_knows() -> None:
     alone = accuracy.measure_gap(half, off, ("a",))
     assert alone == (pytest.approx(100.0 - off.metrics.number("AP/a")), None, None)  # type: ignore[operator]
     assert accuracy.measure_gap(half, off, ()) is None
+    assert accuracy.over_classes(half, ("a", "b")) == {}
+    told = {"AP": half.metrics.AP, "AP50": half.metrics.AP50, "images": 24, "imgsz": 64, "split": "val"}
+    told |= accuracy.over_classes(half, ("a",))
+    assert told["AP"] == pytest.approx(100.0)
+    assert "t: 100.0 AP, 100.0 AP50 over a on 24 images" in accuracy.check_teacher(told, "t").text
+    assert accuracy.check_teacher({**told, **accuracy.over_classes(half, ("b",))}, "t").verdict == "problem"
 
 
 def test_initial_weights_are_named() -> None:

@@ -107,10 +107,20 @@ def test_one_teacher_or_several(files: dict[str, Path], capsys: pytest.CaptureFi
     assert "the teacher old.pt does not know every class; learnt without it: truck, bicycle" in said
     with pytest.raises(PairError, match="the teacher knows no class of the data"):
         live_teacher(config(files, others=[str(files["pets"])]), NAMES)
+    with pytest.raises(PairError, match=r"^teacher\.others\[0\]\.classes: no class 'cra' in the data"):
+        live_teacher(config(files, others=[{"path": str(files["old"]), "classes": ["cra"]}]), NAMES)
+    more = [str(files["old"]), {"path": str(files["old"]), "class_map": {"lorry": "truck"}}]
+    with pytest.raises(PairError, match=r"^teacher\.others\[1\]\.class_map: no class 'lorry'"):
+        live_teacher(config(files, others=more), NAMES)
     alone = live_teacher(config(files, classes=["car"]), NAMES)
     assert alone.classes is not None
     assert alone.classes.tolist() == [False, True, False, False]
     assert "answers for chosen classes only; learnt without it: person, truck, bicycle" in capsys.readouterr().err
+
+
+def test_names_tell_teachers_apart() -> None:
+    paths = ("runs/day/weights/last.pt", "runs/night/weights/last.pt", "nets/yolo26n.pt", "a/answers.json", "yolo26m")
+    assert [Member(path).name for path in paths] == ["day", "night", "yolo26n.pt", "answers.json", "yolo26m"]
 
 
 def test_settings_reach_the_teacher_and_a_cache_asks_exactly(tmp_path: Path) -> None:
