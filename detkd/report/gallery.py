@@ -88,6 +88,8 @@ def make_gallery(
         if index in shown:
             counts = {"gained": gained.get(index, 0), "lost": lost.get(index, 0)}
             reduced[index] = {**facts, **counts, **frame_picture(picture, boxes, frame)}
+    if not wanted and objects + frames > 0:
+        return {"objects": [], "frames": [], "note": "No object is found by one of the two only: nothing to show."}
     left = budget
     pictures: dict[str, list[dict[str, Any]]] = {"objects": [], "frames": []}
     cutoff = 0

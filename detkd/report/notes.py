@@ -20,6 +20,9 @@ PROTOCOL_KEYS = ("conf", "iou", "max_det", "imgsz", "head", "nms", "letterbox", 
 NOISY_LATENCY = 1.15
 """Ratio of two latencies of one network from which the measurement, not the network, is to blame."""
 
+NOTHING = 0.5
+"""AP in points below which a detector finds next to nothing."""
+
 
 @dataclass(frozen=True)
 class Note:
@@ -95,6 +98,7 @@ def make_notes(sides: Sequence[Side]) -> Iterator[Note]:
         text = "error types, calibration, working points, curves, flips and pictures are those of the first run of each"
         yield Note("info", text)
     yield from _latency_notes(first, sides[1:])
+    yield from _empty_notes([side for side in sides if side.role != "teacher"])
     for side in sides:
         if not side.settings:
             yield Note("warning", f"{side.name}: how its detections were made is not known (no settings with them)")
@@ -112,6 +116,18 @@ def _setting_notes(first: Side, other: Side, level: Literal["differs", "info"]) 
         for key in PROTOCOL_KEYS:
             if ours.get(key) != theirs.get(key):
                 yield Note(level, f"{key} differs: {first.name} {_show(ours, key)}, {other.name} {_show(theirs, key)}")
+
+
+def _empty_notes(sides: Sequence[Side]) -> Iterator[Note]:
+    """Point out that there is nothing to compare where no side finds anything."""
+    best = [max((run.metrics.AP or 0.0) for run in side.runs) for side in sides]
+    if len(sides) > 1 and max(best) < NOTHING:
+        told = ", ".join(f"{side.name} {value:.2f}" for side, value in zip(sides, best, strict=True))
+        yield Note(
+            "warning",
+            f"no side finds more than next to nothing (AP {told}), so the difference says nothing: train longer, or "
+            "check classes and labels",
+        )
 
 
 def same_network(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

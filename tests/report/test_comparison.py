@@ -115,6 +115,22 @@ def test_notes(gt: dict[str, Any]) -> None:
     assert "identical detections" in next(n.text for n in twice.notes if n.level == "differs")
 
 
+def test_two_that_find_nothing_can_not_be_compared(gt: dict[str, Any]) -> None:
+    truth = load_truth(gt)
+    box = {"bbox": [0.0, 0.0, 1.0, 1.0], "category_id": int(gt["categories"][0]["id"])}
+    lost = [
+        make_run(truth, [{**box, "image_id": gt["images"][0]["id"], "score": s}], source=f"{s}.json")
+        for s in (0.1, 0.2)
+    ]
+    sides = [side_of("old", "before", lost[0]), side_of("new", "after", lost[1])]
+    good = side_of("big", "teacher", run_of(gt, 3, 0.1))
+    said = [note.text for note in compare(*sides, teacher=good, settings=QUICK, progress=False).notes]
+    (text,) = [text for text in said if "next to nothing" in text]
+    assert "(AP old 0.00, new 0.00)" in text
+    better = compare(sides[0], side_of("new", "after", run_of(gt, 3, 0.1)), settings=QUICK, progress=False)
+    assert not any("next to nothing" in note.text for note in better.notes)
+
+
 def test_a_cut_ranking_is_said_in_red(gt: dict[str, Any]) -> None:
     """The same detector with its low scores cut off is no worse detector."""
     found = [*make_detections(gt, 1, decimals=4), {**make_detections(gt, 1, decimals=4)[0], "score": 0.001}]

@@ -168,6 +168,9 @@ def test_nothing_to_show_without_a_pair(tmp_path: Path) -> None:
     assert make_gallery(truth, sides, None) == empty
     assert make_gallery(truth, {"before": sides["before"]}, pair) == empty
     assert make_gallery(truth, sides, pair, objects=0, frames=0) == empty
+    alike = dict.fromkeys(sides, sides["before"])
+    made = make_gallery(truth, alike, {"flips": {"items": []}})
+    assert made == {**empty, "note": "No object is found by one of the two only: nothing to show."}
 
 
 def test_pictures_carry_the_slices_they_are_in(tmp_path: Path) -> None:
