@@ -14,11 +14,13 @@ __all__ = ["CONFIG_PATH", "config_folder", "group_choices", "preset_keys", "prim
 
 def _locate() -> tuple[str, Path]:
     """Return Hydra's name for the configuration tree and its folder."""
+    beside = Path(__file__).resolve().parent.parent / "conf"
     spec = find_spec("detkd.conf")
     if spec is not None and spec.submodule_search_locations:
-        return "pkg://detkd.conf", Path(next(iter(spec.submodule_search_locations)))
-    folder = Path(__file__).resolve().parent.parent / "conf"  # a bare clone that nobody installed
-    return str(folder), folder
+        installed = Path(next(iter(spec.submodule_search_locations)))
+        if installed.resolve() == beside or not (beside / "distill.yaml").is_file():
+            return "pkg://detkd.conf", installed
+    return str(beside), beside  # a clone that nobody installed, perhaps beside one that somebody did
 
 
 CONFIG_PATH, _FOLDER = _locate()

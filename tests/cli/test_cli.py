@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -441,3 +442,13 @@ def test_bare_clone_finds_its_configs(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0] == str(ROOT / "conf")
     assert "epochs: 100" in lines
+
+
+def test_a_second_clone_beside_an_installed_one_finds_its_own(tmp_path: Path) -> None:
+    for name in ("detkd", "conf"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("assets", "__pycache__", "local"))
+    done = subprocess.run(
+        [sys.executable, "-c", "import detkd.paths as p; print(p.CONFIG_PATH)"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.stderr) == (str(tmp_path.resolve() / "conf"), "")
