@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -163,12 +164,14 @@ class _Video:
 
     def __init__(self, stack: ExitStack, source: Path, stem: Path, first: np.ndarray, fps: float) -> None:
         self.source = source
+        self._frames = 0
         self._size = (max(first.shape[1] // 2 * 2, 2), max(first.shape[0] // 2 * 2, 2))
         for suffix, codec in ((".mp4", "mp4v"), (".avi", "MJPG")):
             self.path = stem.parent / f"{stem.name}{suffix}"
             try:
                 with ExitStack() as attempt:
                     temporary = attempt.enter_context(atomic_path(self.path))
+                    attempt.push(partial(self._check, temporary))
                     fourcc = cv2.VideoWriter.fourcc(*codec)
                     self._writer = cv2.VideoWriter(str(temporary), fourcc, fps, self._size)
                     attempt.callback(self._writer.release)
@@ -186,6 +189,20 @@ class _Video:
         if picture.shape[0] - height not in (0, 1) or picture.shape[1] - width not in (0, 1):
             picture = cv2.resize(picture, self._size)
         self._writer.write(np.ascontiguousarray(picture[:height, :width]))
+        self._frames += 1
+
+    def _check(self, file: Path, kind: type[BaseException] | None, *_: Any) -> None:
+        """Refuse a file that the disk did not take: OpenCV's writer says nothing when it is full."""
+        if kind is not None or not self._frames:
+            return
+        video = cv2.VideoCapture(str(file))
+        there = video.get(cv2.CAP_PROP_FRAME_COUNT) if video.isOpened() else 0
+        video.release()
+        if there < 0.9 * self._frames - 1:  # some readers count by duration
+            raise DataError(
+                f"out: only {max(int(there), 0)} of {self._frames} frames of {self.path} reached the disk; make room, "
+                "or choose another folder with out=..."
+            )
 
     def close(self) -> None:
         """Finish the file and give it its name."""

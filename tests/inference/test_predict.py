@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,27 @@ def test_a_video_stays_a_video(detectors: list[Detector], tmp_path: Path) -> Non
     assert [p["frame"] for p in pictures] == list(range(7))
     assert pictures[5]["time"] == 1.0
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
+
+
+def test_a_video_that_a_full_disk_cut_off_is_no_video(
+    detectors: list[Detector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_video(tmp_path / "clip.avi", frames=40)
+
+    class Full(module._Video):
+        def close(self) -> None:
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))  # as if no byte more fitted
+            try:
+                self._writer.release()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            super().close()
+
+    monkeypatch.setattr(module, "_Video", Full)
+    with pytest.raises(DataError, match=r"^out: only 0 of 40 frames of .*clip\.\w+ reached the disk; make room"):
+        predict(detectors[:1], source, tmp_path / "out", progress=False)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_avi_where_there_is_no_mp4_encoder(
