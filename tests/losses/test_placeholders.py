@@ -46,6 +46,11 @@ class Fixed(Squared):
         raise RuntimeError("80 classes, please")
 
 
+class Number(Squared):
+    def forward(self, student, teacher, context):
+        return 1.0
+
+
 class Backwards(Region):
     def forward(self, student, teacher, context):
         return 1 - context.region / 2
@@ -55,7 +60,7 @@ class Backwards(Region):
 def test_only_losses_that_leave_the_region_are_named(region):
     losses = {
         "cls": BinaryLogits(), "giou": BoxIoU(guard=True), "l1": BoxL1(), "good": Squared("region"),
-        "noisy": Noisy("region"), "all": Squared("all"), "labels": Squared("labels"), "fixed": Fixed("all"),
+        "noisy": Noisy("region"), "all": Squared("all"), "labels": Squared("labels"), "fixed": Fixed("all"), "number": Number("all"),
     }  # fmt: skip
     recipe = Recipe([Term(name, loss) for name, loss in losses.items()], region=region)
     assert unstored_readers(recipe) == ["all", "labels"]
