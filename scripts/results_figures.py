@@ -15,7 +15,7 @@ from detkd.io import read_json
 ROOT = Path(__file__).resolve().parents[1]
 LIVE, STUDENT, OWN, GREY = "#555555", "#0b6e99", "#c2571a", "#999999"
 
-PLAIN = ("control_time", "plain4", "plain12")
+PLAIN = ("control_time", "plain4", "plain12", "plain14", "plain17")
 """Trainings without a teacher for another time than the control."""
 
 

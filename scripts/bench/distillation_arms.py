@@ -130,6 +130,7 @@ PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = {
         (0, 1, 2),
     ),
     "headline": (("cctv",), ("control", "ultralytics", "binary", "combined", "control_time"), (0, 1, 2, 3, 4)),
+    "blood_cells": (("bccd",), ("control", "ultralytics", "binary", "combined"), (0, 1, 2)),
     "few_labels": (
         ("cctv_few",),
         (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distillation_arms import CONTROLS, PRESETS
+from distillation_arms import CONTROLS, METHODS, PRESETS
 from filelock import FileLock
 from rich.table import Table
 
@@ -24,8 +24,7 @@ from detkd.statistics.study import study
 SUMMARY = "summary.json"
 STEPS = "steps.json"
 AGAINST = ("control", "ultralytics", "control_time")
-"""What every method is compared with, where it was run."""
-
+"""What every method is compared with, where it was run; and with controls that have words of their own."""
 
 EQUAL = ("initial_hash", "batch_hash", "labels_hash")
 """What has to be equal for all arms of a set and seed; the number of steps too, unless an arm asks for another.
@@ -56,6 +55,12 @@ def taught_more(record: Mapping[str, Any]) -> bool:
 def is_control(record: Mapping[str, Any]) -> bool:
     """Return whether a record is of a plain training."""
     return record["recipe"] in CONTROLS or record["recipe"] == "none"
+
+
+def other_controls(methods: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """Return the labels of plain trainings with words of their own, such as another number of epochs."""
+    plain = [label for label, of in methods.items() if all(record["recipe"] in CONTROLS for record in of.values())]
+    return [label for label in plain if label not in CONTROLS]
 
 
 def read_records(results: Path) -> dict[str, dict[str, dict[int, dict[str, Any]]]]:
@@ -132,10 +137,11 @@ def compare_set(name: str, folder: Path, known: Mapping[str, Any]) -> dict[str, 
         return tuple(cached[f"{label}-{seed}"] for seed in seeds)
 
     result: dict[str, Any] = {}
+    others = other_controls(finished)
     for label, records in finished.items():
         entry: dict[str, Any] = {}
         old = known.get(label) or {}
-        for other in AGAINST:
+        for other in (*AGAINST, *(() if all(map(is_control, records.values())) else others)):
             seeds = sorted(set(records) & set(finished.get(other, {})))
             if other == label or not seeds:
                 continue
@@ -294,7 +300,7 @@ def markdown(results: Path) -> str:
         lines.append("| " + " | ".join(COLUMNS) + " |")
         lines.append("|" + "|".join(["---"] + ["---:"] * (len(COLUMNS) - 1)) + "|")
         lines += ["| " + " | ".join(row) + " |" for row in rows(results, name)]
-        lines += ["", *own_words(methods), ""]
+        lines += ["", *own_words(methods), *over_others(methods, read_summary(results).get(name, {})), ""]
         if alarms := sorted(
             {f"{label}: {text}" for label, m in methods.items() for r in m.values() for text in r["alarms"]}
         ):
@@ -302,6 +308,14 @@ def markdown(results: Path) -> str:
     if not records:
         lines += ["No runs are stored yet.", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def over_others(methods: Mapping[str, Mapping[int, Mapping[str, Any]]], summary: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the recipes as they are gain over each control that has words of its own."""
+    for other in other_controls(methods):
+        over = {label: entry.get(f"over_{other}") for label, entry in summary.items() if label in METHODS}
+        if told := [f"{label} {interval(one['gain50'])}" for label, one in over.items() if one]:
+            yield f"- AP50 over {other}: {', '.join(told)}"
 
 
 def facts(methods: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:

@@ -335,6 +335,25 @@ def test_differences_are_paired_over_seeds_and_images(compared: Path) -> None:
     assert found["binary"]["false_alarms"]["per_image"] == 0.25  # its false alarm has the highest score
 
 
+def test_methods_are_compared_with_other_controls_too(compared: Path) -> None:
+    runs = compared.parent / "runs"
+    for seed in (0, 1):
+        record = write_record(runs / "toy", "plain14", seed, recipe="control", arm_words=["epochs=14"], steps=1400)
+        write_answers(runs / "toy", "plain14", seed, 6)
+        shown = read_json(compared / "toy-control-s0.json")["config"]
+        write_json(compared / f"toy-plain14-s{seed}.json", {**record, "config": shown})
+    tables.compare_all(runs, compared, ["toy"])
+    found = read_json(compared / "summary.json")["toy"]
+    assert found["binary"]["over_plain14"]["seeds"] == 2
+    assert 0 < found["binary"]["over_plain14"]["gain50"]["mean"] < found["binary"]["over_control"]["gain50"]["mean"]
+    assert found["plain14"]["over_control"]["gain50"]["mean"] > 0
+    assert "over_plain14" not in found["control"]
+    (line,) = [line for line in tables.markdown(compared).splitlines() if line.startswith("- AP50 over plain14: ")]
+    assert "binary +" in line
+    assert "ultralytics" in line
+    assert "control" not in line
+
+
 def test_comparisons_are_not_repeated(compared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = read_json(compared / "summary.json")
     monkeypatch.setattr(tables, "contrast", lambda *args: pytest.fail("compared again"))
