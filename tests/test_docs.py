@@ -28,7 +28,7 @@ import pytest
 import yaml
 
 REPO = Path(__file__).resolve().parents[1]
-PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md")])
+PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").rglob("*.md")])
 SHELL_WORDS = {"cd", "export", "git", "pip", "python", "ray", "source", "eval", "sudo"}
 """Commands besides `detkd` and `make` that an example may start with."""
 

@@ -50,6 +50,7 @@ class Preset:
 HALF = ("student=yolo26n_half",)
 SLICED = ("student=yolo26n_half", "student.slice=ASSETS/weights/yolo26n.pt")
 NANO = ("student=ASSETS/weights/yolo26n.pt",)
+HALF_V8 = ("student=yolo26n_half", "student.path=yolov8.yaml")
 CCTV = ("data=ASSETS/data/sg_traffic_cctv", "data.name=sg_traffic_cctv")
 BCCD = ("data=ASSETS/data/bccd", "data.name=bccd")
 
@@ -77,6 +78,20 @@ PRESETS: dict[str, Preset] = {
         words=("imgsz=160", "epochs=15", "trainer.lr0=0.002", "trainer.warmup_epochs=1.0"),
         distilled=("cache=views", "cache.views=15", "cache.check=0"),
     ),
+    "toy_all": Preset(  # all anchors of the teacher are stored, also those that only a student's mistake makes interesting
+        data=("data=toy_demo", "data.label_noise=null"),
+        student=HALF,
+        teacher="demo",
+        words=("imgsz=160", "epochs=15", "trainer.lr0=0.002", "trainer.warmup_epochs=1.0"),
+        distilled=("cache=views", "cache.views=15", "cache.k=all", "cache.check=0"),
+    ),
+    "toy_dfl": Preset(  # a student and a teacher whose heads have distance distributions
+        data=("data=toy_demo", "data.label_noise=null"),
+        student=HALF_V8,
+        teacher="runs/toy_dfl_teacher",
+        words=("imgsz=160", "epochs=15", "trainer.lr0=0.002", "trainer.warmup_epochs=1.0"),
+        distilled=("cache=views", "cache.views=15", "cache.check=0"),
+    ),
     "cctv": Preset(  # the nano from its COCO weights; its plain training is over after these epochs
         data=CCTV,
         student=NANO,
@@ -96,6 +111,23 @@ PRESETS: dict[str, Preset] = {
     "cctv_256": CCTV_256,
     # A tenth of the labels; the other images teach through the teacher, which has seen all.
     "cctv_few": replace(CCTV_256, data=(*CCTV, "data.labelled=0.1")),
+    # A student without pretrained weights, all labels, and the set's pool of images that nobody labelled.
+    "cctv_pool": Preset(
+        data=CCTV,
+        student=SLICED,
+        teacher="runs/cctv_teacher",
+        words=(
+            "imgsz=256",
+            "load_imgsz=512",
+            "epochs=15",
+            "trainer.lr0=0.002",
+            "trainer.warmup_epochs=0.5",
+            "unlabelled=runs/cctv_pool",
+            "unlabelled.labels=both",
+        ),  # fmt: skip
+        distilled=("teacher.imgsz=512", "cache=views", "cache.views=8", "cache.check=0"),
+        group_by="camera",
+    ),
     "bccd": Preset(
         data=BCCD,
         student=HALF,
@@ -106,11 +138,21 @@ PRESETS: dict[str, Preset] = {
 }
 """By the name behind `--set`. ASSETS stands for the folder DETKD_ASSETS."""
 
+ELSEWHERE = ("localization", "exposure")
+"""Methods that need another set than `toy`: see the plans `distributions` and `false_alarms`."""
+
+UNCALIBRATED = "uncalibrated:binary+distill.calibrate=null"
+SHARE1 = "share1:binary+distill.calibrate.head=1.0"
+STRONG = "strong:combined+distill.calibrate.head=1.0+distill.calibrate.features=1.0"
+CLS = "cls:binary+~distill.terms.giou+~distill.terms.l1"
+BOXES = "boxes:binary+~distill.terms.cls"
+TEACHERS_CHOICE = "teachers_choice:binary+distill.assignment=teacher"
+
 PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = {
-    "funnel1": (("toy",), ("control", *METHODS), (0,)),
+    "funnel1": (("toy",), ("control", *(method for method in METHODS if method not in ELSEWHERE)), (0,)),
     "funnel2": (
         ("toy", "cctv"),
-        ("control", "ultralytics", "binary", "uncalibrated:binary+distill.calibrate=null", "combined", "control_time"),
+        ("control", "ultralytics", "binary", UNCALIBRATED, "combined", "control_time"),
         (0, 1, 2),
     ),
     "ablation": (
@@ -118,26 +160,63 @@ PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = {
         (
             "control",
             "binary",
-            "uncalibrated:binary+distill.calibrate=null",
-            "share1:binary+distill.calibrate.head=1.0",
-            "cls:binary+~distill.terms.giou+~distill.terms.l1",
-            "boxes:binary+~distill.terms.cls",
+            UNCALIBRATED,
+            SHARE1,
+            CLS,
+            BOXES,
             "one2many:binary+distill.heads.one2one=0",
             "one2one:binary+distill.heads.one2many=0",
             "guard:binary+distill.terms.giou.loss.guard=true+distill.terms.l1.loss.guard=true",
-            "teachers_choice:binary+distill.assignment=teacher",
+            TEACHERS_CHOICE,
         ),
         (0, 1, 2),
     ),
-    "headline": (("cctv",), ("control", "ultralytics", "binary", "combined", "control_time"), (0, 1, 2, 3, 4)),
-    "blood_cells": (("bccd",), ("control", "ultralytics", "binary", "combined"), (0, 1, 2)),
+    "ablation_cameras": (
+        ("cctv",),
+        ("control", "binary", UNCALIBRATED, SHARE1, CLS, BOXES, TEACHERS_CHOICE, STRONG),
+        (0, 1, 2),
+    ),
+    "strengths": (  # of all recipes that the ablation leaves out; of two shares seed 0 alone is on record
+        ("toy",),
+        (
+            "control",
+            "share01:binary+distill.calibrate.head=0.1",
+            "share3:binary+distill.calibrate.head=3.0",
+            STRONG,
+            "auxiliary",
+            "pgd",
+        ),
+        (0, 1, 2),
+    ),
+    "headline": (
+        ("cctv",),
+        ("control", "ultralytics", "binary", "combined", "plain14:control+epochs=14", "control_time"),
+        (0, 1, 2, 3, 4),
+    ),
+    "headline_toy": (
+        ("toy",),
+        ("control", "ultralytics", "binary", "combined", "plain17:control+epochs=17", "control_time"),
+        (0, 1, 2, 3, 4),
+    ),
+    "false_alarms": (("toy_all",), ("control", "binary", "exposure"), (0, 1, 2)),
+    "distributions": (
+        ("toy_dfl",),
+        ("control", "ultralytics", "binary", "localization", "balanced:localization+distill.calibrate={head: 0.3}"),
+        (0, 1, 2),
+    ),
+    "blood_cells": (
+        ("bccd",),
+        ("control", "ultralytics", "binary", "combined", UNCALIBRATED, SHARE1, STRONG),
+        (0, 1, 2),
+    ),
+    "more_pixels": (("cctv_256",), ("control", "binary"), (0, 1)),
     "few_labels": (
         ("cctv_few",),
         (
             "control",
             "ultralytics",
             "binary",
-            "uncalibrated:binary+distill.calibrate=null",
+            UNCALIBRATED,
             "plain4:control+epochs=4",
             "plain12:control+epochs=12",
         ),
@@ -236,7 +315,7 @@ def key_of(word: str) -> str:
 def arm_words(preset: Preset, arm: Arm, *, teacher: str | None, seed: int, more: Sequence[str] = ()) -> list[str]:
     """Return the words of `detkd distill` for an arm; a control's are those of `distill=none`, without its cache.
 
-    Later words win: the set's, then what the recipe needs, then the command line's, then the arm's own.
+    Later words win: the set's, then the command line's, then what the recipe needs, then the arm's own.
 
     Args:
         preset: The set.
@@ -249,13 +328,10 @@ def arm_words(preset: Preset, arm: Arm, *, teacher: str | None, seed: int, more:
     recipe = "none" if arm.plain else arm.recipe
     base = [*COMMON, *preset.data, *preset.student, *preset.words, f"teacher={teacher or preset.teacher}"]
     words = [*base, f"distill={recipe}", f"seed={seed}"]
-    fixed = [word for word in more if not skipped(word, recipe)]
-    if recipe != "none":
-        words += [word for word in preset.distilled if not skipped(word, recipe)]
-        words += [word for word in FIXED.get(recipe, ()) if key_of(word) not in own]
-    else:
-        words += [word for word in preset.distilled if not skipped(word, recipe)]
-    return last_wins(with_assets([*words, *fixed, *arm.words]))
+    given = [word for word in more if not skipped(word, recipe)]
+    words += [word for word in preset.distilled if not skipped(word, recipe)]
+    needed = [] if arm.plain else [word for word in FIXED.get(recipe, ()) if key_of(word) not in own]
+    return last_wins(with_assets([*words, *given, *needed, *arm.words]))
 
 
 def skipped(word: str, recipe: str) -> bool:
