@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["class_colour", "draw_boxes", "side_by_side"]
+__all__ = ["class_colour", "draw_boxes", "label_place", "side_by_side"]
 
 Colour = tuple[int, int, int]
 
@@ -71,12 +71,47 @@ def draw_boxes(
         # A dark rim keeps bright boxes visible on bright ground.
         cv2.rectangle(canvas, (x1, y1), (x2, y2), (24, 24, 24), line + 2)
         cv2.rectangle(canvas, (x1, y1), (x2, y2), class_colour(int(classes[i])), line)
-    for i in order:
+    margin, taken = max(2, letter // 5), np.zeros((0, 4), np.int64)
+    for i in order[::-1]:  # the best chooses its place first
         index = int(classes[i])
         text = names[index] if scores is None else f"{names[index]} {float(scores[i]):.2f}"
-        x1, y1, _, y2 = (round(float(v)) for v in boxes_xyxy[i])
-        _put_label(canvas, text, x1, y1, y2, class_colour(index), letter, line)
+        mask = _text_mask(text, letter)
+        size = (mask.shape[1] + 2 * margin, mask.shape[0] + 2 * margin)
+        left, top = label_place([round(float(v)) for v in boxes_xyxy[i]], size, canvas.shape, taken, line)
+        taken = np.vstack([taken, [left, top, left + size[0], top + size[1]]])
+        _put_label(canvas, mask, left, top, class_colour(index), margin)
     return canvas
+
+
+def label_place(
+    box: Sequence[int], size: tuple[int, int], shape: Sequence[int], taken: np.ndarray, line: int = 1
+) -> tuple[int, int]:
+    """Return where the label of a box covers other labels least: above it, below it, or inside, at its left or right.
+
+    Args:
+        box: Of the object, x1, y1, x2, y2, in pixels.
+        size: Width and height of the label.
+        shape: Height and width of the picture; the label stays inside where it fits.
+        taken: Labels that are there already, x1, y1, x2, y2, int (N, 4).
+        line: Width of the box's lines.
+
+    Returns:
+        Left and upper edge of the label.
+    """
+    x1, y1, x2, y2 = box
+    width, height = size
+    right = max(shape[1] - width, 0)
+    rows = [y1 - height, y2, max(y1, 0), y2 - height]
+    rows = [row for row in rows if 0 <= row <= shape[0] - height] or [max(y1, 0)]
+    columns = [min(max(column, 0), right) for column in (x1 - line // 2, x2 + line // 2 - width)]
+    places = [(left, top) for left in columns for top in rows]
+
+    def covered(place: tuple[int, int]) -> int:
+        low = np.maximum(taken[:, :2], place)
+        high = np.minimum(taken[:, 2:], np.add(place, size))
+        return int(np.clip(high - low, 0, None).prod(1).sum())
+
+    return min(places, key=covered)  # the first of equals
 
 
 def side_by_side(images: Sequence[np.ndarray], titles: Sequence[str], *, max_width: int = 3840) -> np.ndarray:
@@ -127,15 +162,8 @@ def _title(width: int, text: str, letter: int) -> np.ndarray:
     return bar
 
 
-def _put_label(
-    canvas: np.ndarray, text: str, x1: int, y1: int, y2: int, colour: Colour, letter: int, line: int
-) -> None:
-    mask = _text_mask(text, letter)
-    margin = max(2, letter // 5)
+def _put_label(canvas: np.ndarray, mask: np.ndarray, left: int, top: int, colour: Colour, margin: int) -> None:
     height, width = mask.shape[0] + 2 * margin, mask.shape[1] + 2 * margin
-    left = min(max(x1 - line // 2, 0), max(canvas.shape[1] - width, 0))
-    # Above the box; at the upper edge of the picture below it, or inside where there is no room either.
-    top = y1 - height if y1 >= height else (y2 if y2 + height <= canvas.shape[0] else max(y1, 0))
     cv2.rectangle(canvas, (left, top), (left + width - 1, top + height - 1), colour, -1)
     blue, green, red = colour
     dark = 0.114 * blue + 0.587 * green + 0.299 * red > 140

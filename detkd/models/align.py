@@ -1,8 +1,9 @@
 """Put the answers of a teacher that sees a larger image on the student's anchors.
 
 A teacher at r times the student's resolution has cells that are r times finer in the scene. Each of its pyramid levels
-is read by the finest student level whose cells are at least as large; a student cell takes the most confident teacher
-cell inside it. Student levels that no teacher level falls on read the teacher's coarsest level in the same way.
+is read by the finest student level whose cells are at least as large; a student cell takes the teacher cell inside it
+that is most confident of one of its classes (those of the data: `LiveTeacher` translates them first). Student levels
+that no teacher level falls on read the teacher's coarsest level in the same way.
 """
 
 from __future__ import annotations
@@ -120,4 +121,4 @@ def _select(head: HeadOutput, index: Tensor, ratio: float, student: View) -> Hea
     centres = (student.anchor_points * student.strides).repeat(1, 2)
     sign = boxes.new_tensor([-1.0, -1.0, 1.0, 1.0])
     # A distribution over bins belongs to the teacher's own cell and can't be moved, so it is dropped.
-    return HeadOutput(logits, boxes, (boxes - centres) * sign / student.strides)
+    return HeadOutput(logits, boxes, (boxes - centres) * sign / student.strides, classes=head.classes)

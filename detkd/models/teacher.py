@@ -175,8 +175,10 @@ class LiveTeacher:
         if self._imgsz is not None and max(images.shape[2:]) != self._imgsz:
             images = batch["img"]
         own = self._look(images, student)
-        view = self._align(student, own)
-        heads = {branch: self._named(head) for branch, head in view.heads.items()}
+        # Named first: a cell that is sure of a class the data doesn't have must not speak for its neighbours.
+        named = {branch: self._named(head) for branch, head in own.heads.items()}
+        view = self._align(student, own._replace(heads=named))
+        heads = dict(view.heads)
         if self._nms and "one2one" in student.heads:
             heads["one2one"] = self._objects(own, student)
         return view._replace(heads=heads)

@@ -168,6 +168,8 @@ class ViewWork:
             "stored": self.layout,
             "code": code_facts(),
         }
+        if self.teacher_imgsz > self.run.imgsz:  # earlier versions let the teacher's other classes choose
+            facts["student"]["cells"] = "by the classes of the data"
         kinds = [(record.labelled, record.taught) for record in self.run.train.records]
         by_labels = bool(look["cutmix"]) or moves_boxes(args.augmentations)
         if len(set(kinds)) > 1 and (by_labels or any(look[name] for name in _MIXING)):

@@ -27,6 +27,7 @@ from detkd.tasks.results import DistillResult, TrainResult
 from detkd.tasks.teachers import teacher_notes, weak_teacher
 from detkd.tasks.together import begin_together, train_together
 from detkd.tasks.train import keep_pictures, resumable
+from detkd.training.calibration import Calibrator
 
 __all__ = ["distill", "distill_on", "learn", "print_outcome"]
 
@@ -146,10 +147,10 @@ def judge(trainings: Trainings, folder: Path, resume: bool) -> DistillResult:
     notes += [Note("info", line) for line in student.outcome.get("notes", ())]
     if taught_by is not None:
         notes += [Note("info", line) for line in teacher_notes(config, spec.names)]
-    alarms = [
-        *student.outcome.get("alarms", ()),
-        *weak_teacher(config, spec.names, teacher[0] if teacher else None, control.run if control else None),
-    ]
+    weak = weak_teacher(config, spec.names, teacher[0] if teacher else None, control.run if control else None)
+    for text in weak:
+        Calibrator(folder, resume=True).alarm("weak teacher", text)
+    alarms = list(dict.fromkeys([*student.outcome.get("alarms", ()), *weak]))
     notes = [Note("warning", f"alarm: {text}") for text in alarms] + notes
     comparison = replace(comparison, notes=(*notes, *comparison.notes))
     write_report(comparison, folder, config)
@@ -158,7 +159,7 @@ def judge(trainings: Trainings, folder: Path, resume: bool) -> DistillResult:
         student.run,
         student.cost,
         student.weights,
-        student.outcome,
+        {**student.outcome, "alarms": alarms},
         teacher=None if teacher is None else teacher[0],
         teacher_cost={} if teacher is None else teacher[1],
         control=control,

@@ -281,16 +281,21 @@ class Queue:
         if not count:
             return "nothing to train: all runs are finished"
         more = f", and {unknown} whose time is not known yet" if unknown else ""
-        return f"{count} runs to train, about {minutes / 60:.1f} hours{more} (one after the other, on this machine)"
+        return (
+            f"{count} runs to train, about {minutes / 60:.1f} hours{more} (one after the other, on this machine; "
+            "the building of caches is not counted)"
+        )
 
     def probe(self, name: str, arm: Arm, seed: int) -> float | None:
         """Return the seconds of a run from a few measured steps, None where that is not possible."""
         from distillation_steps import probe_seconds
 
+        if arm.recipe == "control_time":  # as long as another method
+            arm = next((one for _, one, _ in self.items if one.label == self.time_of), Arm("control", "control"))
         if (name, arm.label) not in self.probed:
             self.probed[name, arm.label] = None
             try:
-                job = self.job(name, arm if arm.recipe != "control_time" else Arm("control", "control"), seed)
+                job = self.job(name, arm, seed)
                 self.probed[name, arm.label] = None if job is None else probe_seconds(job)
             except DetkdError as err:
                 console.print(f"{name} {arm.label}: {err}", style="yellow", markup=False)

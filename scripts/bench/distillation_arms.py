@@ -78,7 +78,7 @@ PRESETS: dict[str, Preset] = {
         words=("imgsz=160", "epochs=15", "trainer.lr0=0.002", "trainer.warmup_epochs=1.0"),
         distilled=("cache=views", "cache.views=15", "cache.check=0"),
     ),
-    "toy_all": Preset(  # all anchors of the teacher are stored, also those that only a student's mistake makes interesting
+    "toy_all": Preset(  # all anchors of the teacher are stored, also where only a student makes a mistake
         data=("data=toy_demo", "data.label_noise=null"),
         student=HALF,
         teacher="demo",
@@ -117,15 +117,15 @@ PRESETS: dict[str, Preset] = {
         student=SLICED,
         teacher="runs/cctv_teacher",
         words=(
-            "imgsz=256",
-            "load_imgsz=512",
-            "epochs=15",
+            "imgsz=192",
+            "load_imgsz=384",
+            "epochs=18",
             "trainer.lr0=0.002",
             "trainer.warmup_epochs=0.5",
             "unlabelled=runs/cctv_pool",
             "unlabelled.labels=both",
-        ),  # fmt: skip
-        distilled=("teacher.imgsz=512", "cache=views", "cache.views=8", "cache.check=0"),
+        ),
+        distilled=("teacher.imgsz=384", "cache=views", "cache.views=8", "cache.check=0"),
         group_by="camera",
     ),
     "bccd": Preset(

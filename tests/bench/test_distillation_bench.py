@@ -55,7 +55,10 @@ def test_command_line() -> None:
     given = bench.parse(["--plan", "funnel1", "--seeds", "3,4", "5"])
     assert given.sets == ["toy"]
     assert given.seeds == [3, 4, 5]
-    assert [arm.label for arm in given.arms] == ["control", *arms.METHODS]
+    told = [arm.label for arm in given.arms]
+    assert told == ["control", *(method for method in arms.METHODS if method not in {"localization", "exposure"})]
+    elsewhere = {arm.recipe for _, methods, _ in arms.PLANS.values() for arm in arms.parse_arms(methods)}
+    assert {"control", "control_time", *arms.METHODS} == elsewhere, "a method that no plan measures"
     given = bench.parse([])
     assert (given.sets, given.seeds) == (["toy"], [0])
     with pytest.raises(SystemExit):
@@ -195,6 +198,27 @@ def test_finished_runs_are_read(queue: Any, tmp_path: Path) -> None:
     assert again.run()
     assert queue.started[4:] == ["mgd-s0", "mgd-s1"]
     assert again.estimate() == "nothing to train: all runs are finished"
+
+
+def test_the_hours_are_told_before_anything_is_trained(
+    queue: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two seeds of a control (30 minutes), of binary (60) and of a control of the time of binary (60): 5 hours."""
+    import distillation_steps
+
+    probed = []
+
+    def seconds(job: dict[str, Any]) -> float:
+        probed.append(job["label"])
+        return {"control": 1800.0, "binary": 3600.0}[job["label"]]
+
+    monkeypatch.setattr(distillation_steps, "probe_seconds", seconds)
+    told = queue("control", "binary", "control_time", seeds=(0, 1)).estimate()
+    assert told.startswith("6 runs to train, about 5.0 hours (one after the other")
+    assert probed == ["control", "binary"], "a method is measured once, not for each seed"
+    assert queue("control").run()  # a finished one says how long the next takes: 90 seconds
+    assert queue("control", seeds=(0, 1)).estimate().startswith("1 runs to train, about 0.0 hours")
+    assert probed == ["control", "binary"]
 
 
 def test_other_settings_are_not_mixed(queue: Any) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detkd.inference.draw import class_colour, draw_boxes, side_by_side
+from detkd.inference.draw import class_colour, draw_boxes, label_place, side_by_side
 
 BOXES = np.array([[30.0, 40.0, 90.0, 80.0], [-5.0, -5.0, 20.0, 10.0], [100.0, 90.0, 140.0, 130.0]])
 
@@ -38,6 +38,27 @@ def test_any_size_can_be_drawn_on(size: tuple[int, int]) -> None:
     image = np.zeros((*size, 3), np.uint8)
     box = np.array([[0.0, 0.0, size[1], size[0]]])
     assert draw_boxes(image, box, np.array([0]), np.array([1.0]), ("person",)).shape == image.shape
+
+
+def test_labels_make_room_for_each_other() -> None:
+    """Two boxes at one place: the second label goes below, the third inside; where all is full, above."""
+    box, size, shape = (40, 50, 120, 130), (30, 10), (200, 200)
+    taken = np.zeros((0, 4), int)
+    places = []
+    for _ in range(9):
+        left, top = label_place(box, size, shape, taken)
+        places.append((left, top))
+        taken = np.vstack([taken, [left, top, left + size[0], top + size[1]]])
+    assert places[:4] == [(40, 40), (40, 130), (40, 50), (40, 120)]  # above, below, inside at the top, at the bottom
+    assert places[4:8] == [(90, 40), (90, 130), (90, 50), (90, 120)]  # the same at the right edge
+    assert places[8] == (40, 40)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 200, 200), (-30, 2, 20, 300), (180, 195, 260, 199), (5, 5, 8, 8)])
+def test_labels_stay_in_the_picture(box: tuple[int, int, int, int]) -> None:
+    left, top = label_place(box, (60, 12), (200, 200), np.array([[0, 0, 60, 12]]))
+    assert 0 <= left <= 140
+    assert 0 <= top <= 188
 
 
 def test_panes_stand_side_by_side_under_their_titles() -> None:

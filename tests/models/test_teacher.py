@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from functools import partial
 
 import detkd.environment
@@ -156,6 +157,54 @@ def test_a_teacher_of_twice_the_size_finds_objects_in_the_students_pixels() -> N
         overlap = box_iou(boxes * 2, found.boxes_xyxy[image])
         assert len(boxes)
         torch.testing.assert_close(overlap.amax(1), torch.ones(len(boxes)), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("half", "device", "wants", "expected"),
+    [
+        (None, "cuda", None, (torch.float16, True)),
+        (None, "cpu", None, (torch.float32, False)),
+        (False, "cuda", None, (torch.float32, True)),
+        (True, "cpu", None, (torch.float16, False)),
+        (None, "cuda", frozenset({"towers"}), (torch.float32, True)),  # a gradient passes through it
+    ],
+)
+def test_precision_and_memory_layout_follow_the_device(
+    half: bool | None, device: str, wants: frozenset[str] | None, expected: tuple[torch.dtype, bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    teacher = LiveTeacher(tiny_model(seed=2), NAMES, half=half)
+    if wants:
+        teacher.wants = wants
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(teacher.model, "to", lambda **given: asked.update(given))
+    teacher.to(torch.device(device))
+    assert (asked["dtype"], asked.get("memory_format") is torch.channels_last) == expected
+
+
+@pytest.mark.parametrize("names", [("truck",), ("dog", "truck")])
+def test_a_class_the_data_lacks_does_not_choose_the_cell_of_a_finer_grid(names: tuple[str, ...]) -> None:
+    """Slow search: of the four teacher cells in a student cell of 8 pixels, the one surest of a class of the data."""
+    student, large = look(names=names), images(128)
+    teacher = LiveTeacher(tiny_model(seed=2), names)
+    view = teacher.answer({"img": images(), "img_teacher": large}, student)
+    own = read_view(raw_outputs(teacher.model, large), teacher.head)
+    sides, truck, moved = (128 // 8, 128 // 16, 64 // 8), NAMES.index("truck"), 0
+    for branch, head in view.heads.items():
+        logits = own.heads[branch].logits
+        start = sides[0] ** 2  # the teacher's level of 16 pixels has the cells of the student's level of 8
+        for image, row, column in itertools.product(range(2), range(sides[2]), range(sides[2])):
+            coarse = [start + row * sides[1] + column]
+            fine = [(2 * row + dy) * sides[0] + 2 * column + dx for dy in (0, 1) for dx in (0, 1)]
+            cells = logits[image, [*coarse, *fine]]
+            wanted = cells[cells[:, truck].argmax()]
+            got = head.logits[image, row * sides[2] + column]
+            assert float(got[names.index("truck")]) == pytest.approx(float(wanted[truck]), abs=1e-6)
+            moved += int(cells.amax(1).argmax() != cells[:, truck].argmax())
+        assert (head.classes is None) == (len(names) == 1)
+        if head.classes is not None:
+            assert head.classes.tolist() == [False, True]
+    assert moved > 10, "no other class was ever surer, so this would pass without the translation"
 
 
 def test_distributions_of_a_finer_grid_are_lost_and_it_says_so() -> None:
