@@ -111,7 +111,8 @@ PRESETS: dict[str, Preset] = {
     "cctv_256": CCTV_256,
     # A tenth of the labels; the other images teach through the teacher, which has seen all.
     "cctv_few": replace(CCTV_256, data=(*CCTV, "data.labelled=0.1")),
-    # A student without pretrained weights, all labels, and the set's pool of images that nobody labelled.
+    # A student without pretrained weights, all labels, and the set's pool of images without theirs (made by
+    # `detkd pseudolabel`, the command is in docs/benchmarks/which-method.md).
     "cctv_pool": Preset(
         data=CCTV,
         student=SLICED,
@@ -209,6 +210,7 @@ PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = {
         ("control", "ultralytics", "binary", "combined", UNCALIBRATED, SHARE1, STRONG),
         (0, 1, 2),
     ),
+    "footage": (("cctv_pool",), ("control", SHARE1), (0, 1)),
     "more_pixels": (("cctv_256",), ("control", "binary"), (0, 1)),
     "few_labels": (
         ("cctv_few",),
