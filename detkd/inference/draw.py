@@ -71,15 +71,17 @@ def draw_boxes(
         # A dark rim keeps bright boxes visible on bright ground.
         cv2.rectangle(canvas, (x1, y1), (x2, y2), (24, 24, 24), line + 2)
         cv2.rectangle(canvas, (x1, y1), (x2, y2), class_colour(int(classes[i])), line)
-    margin, taken = max(2, letter // 5), np.zeros((0, 4), np.int64)
-    for i in order[::-1]:  # the best chooses its place first
+    margin, taken, labels = max(2, letter // 5), np.zeros((0, 4), np.int64), []
+    for i in order[::-1]:  # the best chooses its place first, and is drawn last
         index = int(classes[i])
         text = names[index] if scores is None else f"{names[index]} {float(scores[i]):.2f}"
         mask = _text_mask(text, letter)
         size = (mask.shape[1] + 2 * margin, mask.shape[0] + 2 * margin)
         left, top = label_place([round(float(v)) for v in boxes_xyxy[i]], size, canvas.shape, taken, line)
         taken = np.vstack([taken, [left, top, left + size[0], top + size[1]]])
-        _put_label(canvas, mask, left, top, class_colour(index), margin)
+        labels.append((mask, left, top, class_colour(index)))
+    for mask, left, top, colour in reversed(labels):
+        _put_label(canvas, mask, left, top, colour, margin)
     return canvas
 
 

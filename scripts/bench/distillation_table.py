@@ -333,7 +333,7 @@ def facts(methods: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
         f"{some['pooled']['images']} images of {some['pooled']['split']}.",
     ]
     if taught_more(some):
-        share = config["data"].get("labelled")
+        share = (config.get("data") or {}).get("labelled")
         use = (config.get("unlabelled") or {}).get("labels")
         which = (
             f"All images have labels, the same for all; students alone see those of `unlabelled` too (`{use}`)"
@@ -354,9 +354,10 @@ def facts(methods: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
         one = next(iter(timed.values()))
         lines.append(f"`control_time` trains {one['epochs']} epochs, as long as `{one.get('time_of')}` takes.")
     versions = machine["versions"]
+    cpus = ", ".join(sorted({str(r["environment"]["cpu"]) for m in methods.values() for r in m.values()}))
     commits = sorted({str(r["environment"]["commit"])[:12] for m in methods.values() for r in m.values()})
     lines.append(
-        f"{machine['cpu']}, {some['threads']} thread{'s' * (some['threads'] != 1)}; torch {versions['torch']}, "
+        f"{cpus}, {some['threads']} thread{'s' * (some['threads'] != 1)}; torch {versions['torch']}, "
         f"Ultralytics {versions['ultralytics']}, detkd {', '.join(commits)}."
     )
     return lines

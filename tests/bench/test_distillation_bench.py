@@ -429,6 +429,30 @@ def test_the_page_says_when_most_labels_were_hidden(compared: Path) -> None:
     assert "Labels of 10% of the training images" in tables.markdown(compared)
 
 
+def test_footage_makes_other_batches_and_the_page_says_so(compared: Path) -> None:
+    """A control sees no footage; a run without a recipe that learns from a teacher's boxes is no control."""
+    facts = {"initial_hash": "i", "batch_hash": "b", "labels_hash": "l", "steps": 10, "arm_words": []}
+    student = {**facts, "recipe": "binary", "config": {"unlabelled": {"path": "p", "labels": "both"}}}
+    control, hard = {**student, "recipe": "control", "batch_hash": "c"}, {**student, "recipe": "none"}
+    assert tables.mismatch(control, student) is None
+    assert tables.mismatch(control, hard) is None
+    assert not tables.is_control(hard)
+    assert tables.is_control({**facts, "recipe": "none", "config": {}})
+    for file in compared.glob("toy-*.json"):
+        record = read_json(file)
+        write_json(file, {**record, "config": {**record["config"], "unlabelled": {"path": "p", "labels": "both"}}})
+    assert "students alone see those of `unlabelled` too (`both`)" in tables.markdown(compared)
+
+
+def test_a_teacher_is_shown_at_each_size_it_was_asked_at() -> None:
+    def one(arm: str, imgsz: int, ap: float) -> dict[str, Any]:
+        teacher = {"imgsz": imgsz, "AP": ap, "AP50": 2 * ap}
+        return {"arm": arm, "teacher": teacher, "config": {"teacher": {"path": "t"}}}
+
+    told = tables.teachers_of([one("ultralytics", 160, 4.0), one("binary", 320, 15.0), one("combined", 320, 15.0)])
+    assert told == ("Teacher `t` at 320 pixels AP 15.0, AP50 30.0; at 160 pixels AP 4.0, AP50 8.0 (for `ultralytics`).")
+
+
 def test_table_and_object_from_the_committed_files_alone(compared: Path, capsys: pytest.CaptureFixture[str],
                                                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["distillation.py", "--table", "--json", "--results", str(compared)])
