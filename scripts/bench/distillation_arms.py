@@ -199,18 +199,18 @@ PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = {
         ("control", "ultralytics", "binary", "combined", "plain17:control+epochs=17", "control_time"),
         (0, 1, 2, 3, 4),
     ),
-    "false_alarms": (("toy_all",), ("control", "binary", "exposure"), (0, 1, 2)),
+    "false_alarms": (("toy_all",), ("control", "binary", "exposure"), (0, 1)),
     "distributions": (
         ("toy_dfl",),
         ("control", "ultralytics", "binary", "localization", "balanced:localization+distill.calibrate={head: 0.3}"),
-        (0, 1, 2),
+        (0,),
     ),
     "blood_cells": (
         ("bccd",),
         ("control", "ultralytics", "binary", "combined", UNCALIBRATED, SHARE1, STRONG),
         (0, 1, 2),
     ),
-    "footage": (("cctv_pool",), ("control", SHARE1), (0, 1)),
+    "footage": (("cctv_pool",), ("control", SHARE1), (0,)),
     "more_pixels": (("cctv_256",), ("control", "binary"), (0, 1)),
     "few_labels": (
         ("cctv_few",),
