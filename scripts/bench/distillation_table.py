@@ -409,8 +409,8 @@ compared on these same images: the best row of a table is partly luck.
 Columns: `gain` is over the control; `control_time` is a control that trains as long as one of the methods, with a
 schedule of its own. `false alarms` are those per image at the threshold where a method finds as much as the control
 does at its best F1. The last fifth of a training is as near to it as whole epochs allow; the learning rate is near 0
-there, so that a flat end does not mean that more epochs would not help. `minutes` are of training, `GB` the peak memory of its process, `step` the wall time of a training
-step with a live teacher, at the student's resolution, over that of Ultralytics' own distillation with the same teacher,
-student and batch; `measured step` that of a step whose gradients calibration measures (4 in an epoch) over the method's
-others.
+there, so that a flat end does not mean that more epochs would not help. `minutes` are of training, `GB` the peak memory
+of its process, `step` the wall time of a training step with a live teacher, at the student's resolution, over that of
+Ultralytics' own distillation with the same teacher, student and batch; `measured step` that of a step whose gradients
+calibration measures (4 in an epoch) over the method's others.
 """
