@@ -36,11 +36,17 @@ def test_classes_are_matched_by_name(weights: dict[str, Path], dataset: Detectio
     direct = next(detector.detect([dataset.records[1].path], classes=[0, 2]))
     mine = [r for r in results if r["image_id"] == 11]
     assert len(mine) == len(direct)
-    for result, box, score, index in zip(mine, direct.boxes_xyxy, direct.scores, direct.classes, strict=True):
+    left = list(range(len(direct)))  # scores so close that batch and image differ in the last bit may change places
+    for result in mine:
         x, y, width, height = result["bbox"]
-        np.testing.assert_allclose([x, y, x + width, y + height], box, atol=2e-4)
-        assert result["score"] == pytest.approx(float(score), abs=1e-6)
-        assert result["category_id"] == {0: 1, 2: 8}[int(index)]
+        place = next(
+            i for i in left
+            if np.allclose([x, y, x + width, y + height], direct.boxes_xyxy[i], rtol=1e-7, atol=2e-4)
+            and result["score"] == pytest.approx(float(direct.scores[i]), abs=1e-6)
+            and result["category_id"] == {0: 1, 2: 8}[int(direct.classes[i])]
+        )  # fmt: skip
+        left.remove(place)
+    assert not left
 
 
 def test_results_are_accepted_by_the_evaluator(weights: dict[str, Path], dataset: DetectionSet) -> None:
